@@ -1,0 +1,42 @@
+"""Instance embeddings: the mean of the feature cells under each box, on every level."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gkd_fast.ops import reference
+from gkd_fast.ops._checks import check_boxes, check_choice, check_features, check_strides
+
+
+def box_mean_pool(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    strides: Sequence[int],
+    *,
+    negative: str = "clamp",
+) -> Tensor:
+    """Mean feature vector under each box on every level of a pyramid (paper, instance embedding).
+
+    The mean runs over the cells of rows floor(y1/s)..floor(y2/s) and columns floor(x1/s)..floor(x2/s), both ends
+    inclusive and clamped into the map, so that at least one cell is taken. An inverted box takes its first row or column.
+    A box with a NaN coordinate has a NaN embedding and passes no gradient.
+
+    Args:
+        features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
+        boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
+        image_index: int64 [B], the image of each box, in [0,N).
+        strides: pixels per cell, one a level.
+        negative: "clamp" moves negative coordinates to 0; "mirror" takes their absolute value, as the published code does.
+
+    Returns:
+        [L,B,C] in the features' dtype, summed in float32 or wider. Differentiable in `features`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
+    """
+    check_features("features", features)
+    check_boxes(features, boxes, image_index)
+    check_strides(strides, len(features))
+    check_choice("negative", negative, ("clamp", "mirror"))
+    return reference.box_mean_pool(features, boxes, image_index, strides, negative=negative)

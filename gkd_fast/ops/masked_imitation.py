@@ -1,0 +1,89 @@
+"""Decoupled feature imitation: squared differences under the painted boxes and outside of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gkd_fast.ops import reference
+from gkd_fast.ops._checks import (
+    check_boxes,
+    check_choice,
+    check_features,
+    check_same_device,
+    check_size,
+    check_strides,
+    check_tensor,
+)
+
+
+class ImitationSums(NamedTuple):
+    """Sums of each level, [L] each, float32 (float64 if a map is float64)."""
+
+    foreground: Tensor
+    background: Tensor
+    foreground_weight: Tensor
+    background_cells: Tensor
+
+
+def masked_imitation(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    omega: Tensor,
+    strides: Sequence[int],
+    *,
+    overlap: str = "max",
+    base_size: float = 56.0,
+) -> ImitationSums:
+    """Sums of the weighted squared difference of two pyramids (paper, local feature distilling).
+
+    A box belongs to level clip(floor(log2(sqrt((w+1)(h+1)) / base_size + 1e-6)), 0, L-1) and paints its omega of that
+    level into a map W of the cells: rows int(y1/s) up to, not including, min(int(y2/s), H), columns likewise, after
+    clamping negative coordinates to 0. A box without such a cell paints the cell (int(y1/s), int(x1/s)), moved into the map,
+    with the maximum of omega and what is there. With S, T the maps and O = [W > 0]:
+
+        foreground = sum W (S-T)^2          background = sum (1-O) (S-T)^2          over N, C, H, W
+        foreground_weight = sum W           background_cells = sum (1-O)            over N, H, W
+
+    A box with a NaN coordinate or weight paints nothing.
+
+    Args:
+        student: L maps [N,C,H_l,W_l] (after the adapter), float32, float64, bfloat16 or float16, any memory format.
+        teacher: L maps of the same shapes; the dtype may differ.
+        boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
+        image_index: int64 [B], the image of each box, in [0,N).
+        omega: weights [L,B], floating; no gradient flows into them.
+        strides: pixels per cell, one a level.
+        overlap: "max": where boxes overlap the largest omega counts, at least 0; "last": the box later in the order
+            overwrites, as the published code does.
+        base_size: side in pixels at which boxes leave level 0 for level 1 is twice this.
+
+    Returns:
+        ImitationSums; `foreground` and `background` are differentiable in `student` and `teacher`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
+    """
+    check_features("student", student)
+    check_features("teacher", teacher)
+    check_size("teacher", "levels", len(teacher), len(student))
+    for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        if s.shape != t.shape:
+            raise ValueError(
+                f"teacher[{level}]: expected shape {tuple(s.shape)} as the student, got {tuple(t.shape)}"
+            )
+    check_boxes(student, boxes, image_index)
+    check_tensor("omega", omega, "[L,B]")
+    check_size("omega", "L", omega.shape[0], len(student))
+    check_size("omega", "B", omega.shape[1], boxes.shape[0])
+    check_same_device(student=student[0], teacher=teacher[0], omega=omega)
+    check_strides(strides, len(student))
+    check_choice("overlap", overlap, ("max", "last"))
+    if not base_size > 0:
+        raise ValueError(f"base_size: expected a positive number of pixels, got {base_size}")
+    sums = reference.masked_imitation(
+        student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size
+    )
+    return ImitationSums(*sums)

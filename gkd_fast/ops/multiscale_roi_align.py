@@ -1,0 +1,138 @@
+"""RoIAlign over a feature pyramid, the level chosen box by box; and the module that replaces torchvision's."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gkd_fast.ops import reference
+from gkd_fast.ops._checks import check_boxes, check_features, check_strides
+
+
+def multiscale_roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    strides: Sequence[float],
+    *,
+    output_size: int | tuple[int, int],
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    canonical_size: int = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """RoIAlign (He et al., Mask R-CNN) from the pyramid level that fits each box (Lin et al., FPN, equation 1).
+
+    The level is floor(canonical_level + log2(sqrt(area) / canonical_size) + 1e-6), clamped to log2 of the first and last
+    stride. A box with a NaN coordinate, and with several levels a box of negative area, pools to zeros.
+
+    Args:
+        features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
+        boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
+        image_index: int64 [B], the image of each box, in [0,N).
+        strides: pixels per cell, one a level, each twice the one before.
+        output_size: bins R, or (R_h, R_w).
+        sampling_ratio: sample points along each side of a bin; 0 takes ceil(side of the box in cells / R).
+        aligned: shift by half a cell, so that cell centres are samples; without it boxes count as at least one cell wide.
+        canonical_size: side in pixels of a box that belongs to `canonical_level`.
+        canonical_level: log2 of the stride for a box of `canonical_size`.
+
+    Returns:
+        [B,C,R_h,R_w] in the features' dtype, computed in float32 or wider. Differentiable in `features`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
+    """
+    check_features("features", features)
+    check_boxes(features, boxes, image_index)
+    check_strides(strides, len(features))
+    bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(bins) != 2 or min(bins) < 1:
+        raise ValueError(f"output_size: expected a positive number or a pair of them, got {output_size}")
+    if sampling_ratio < 0:
+        raise ValueError(f"sampling_ratio: expected 0 (adaptive) or a positive number, got {sampling_ratio}")
+    return reference.multiscale_roi_align(
+        features,
+        boxes,
+        image_index,
+        strides,
+        output_size=bins,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        canonical_size=canonical_size,
+        canonical_level=canonical_level,
+    )
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """Drop-in replacement for `torchvision.ops.MultiScaleRoIAlign`, with torchvision's arguments plus `aligned`.
+
+    Args:
+        featmap_names: keys of the maps to pool from, fine to coarse; other maps are ignored.
+        output_size: bins R, or (R_h, R_w).
+        sampling_ratio: sample points along each side of a bin; 0 is adaptive.
+        canonical_scale: side in pixels of a box that belongs to `canonical_level`.
+        canonical_level: log2 of the stride for a box of `canonical_scale`.
+        aligned: shift by half a cell.
+    """
+
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int | Sequence[int],
+        sampling_ratio: int,
+        *,
+        canonical_scale: int = 224,
+        canonical_level: int = 4,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.featmap_names = list(featmap_names)
+        self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+        self.sampling_ratio = sampling_ratio
+        self.canonical_scale = canonical_scale
+        self.canonical_level = canonical_level
+        self.aligned = aligned
+
+    def forward(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Pool every box.
+
+        Args:
+            x: maps [N,C,H_l,W_l] by name.
+            boxes: for each image float [B_i,4], x1 y1 x2 y2 in its pixels.
+            image_shapes: (height, width) of each image before padding, from which the strides are inferred.
+
+        Returns:
+            [sum B_i,C,R_h,R_w], image after image.
+        """
+        features = [x[name] for name in x if name in self.featmap_names]
+        strides = [infer_stride(feature, image_shapes) for feature in features]
+        image_index = torch.cat(
+            [b.new_full((b.shape[0],), i, dtype=torch.int64) for i, b in enumerate(boxes)]
+        )
+        return multiscale_roi_align(
+            features,
+            torch.cat(boxes).float(),
+            image_index,
+            strides,
+            output_size=self.output_size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+            canonical_size=self.canonical_scale,
+            canonical_level=self.canonical_level,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
+
+
+def infer_stride(feature: Tensor, image_shapes: Sequence[tuple[int, int]]) -> float:
+    """Power of two nearest to padded image height / map height, as torchvision infers it."""
+    height = max(shape[0] for shape in image_shapes)
+    return 1.0 / 2.0 ** round(math.log2(feature.shape[-2] / height))

@@ -1,0 +1,89 @@
+"""Global loss and robust weights: how differently the two networks see an instance against the prototypes."""
+
+import torch
+from torch import Tensor
+
+from gkd_fast.ops import reference
+from gkd_fast.ops._checks import check_same_device, check_size, check_tensor
+
+
+def pairwise_discrepancy(
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    labels: Tensor,
+    class_offsets: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Discrepancy of student and teacher in their cosines with the prototypes (paper, robust distilling).
+
+    omega[l,i] = 1 - |max_m cos(student_i, student_prototype_m) - max_m cos(teacher_i, teacher_prototype_m)|, the maxima
+    independent of each other and over the prototypes of the instance's class; it carries no gradient.
+    loss[l] = mean of smooth_l1(omega cos_student, omega cos_teacher), beta 1, over the instances that take part
+    and all prototypes of the level; 0 where no instance takes part.
+
+    An instance whose class has no prototypes has omega 1 and takes no part in the loss. A negative label marks padding:
+    omega 0, no part in the loss.
+
+    Args:
+        student: embeddings [L,B,Cs], float32, float64, bfloat16 or float16.
+        teacher: embeddings [L,B,Ct], likewise; dtypes may differ.
+        student_prototypes: [L,P,Cs], without gradient.
+        teacher_prototypes: [L,P,Ct], without gradient, row by row the same instances.
+        labels: int64 [B], class in [0,K), or negative.
+        class_offsets: int64 [K+1]; the prototypes of class c are rows offsets[c]:offsets[c+1] on every level.
+
+    Returns:
+        loss [L] and omega [L,B], float32 (float64 if an embedding is float64). The loss is differentiable in `student`
+        and `teacher`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that require a gradient.
+    """
+    _check(student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
+    return reference.pairwise_discrepancy(
+        student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets
+    )
+
+
+def _check(
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    labels: Tensor,
+    class_offsets: Tensor,
+) -> None:
+    check_tensor("student", student, "[L,B,Cs]")
+    check_tensor("teacher", teacher, "[L,B,Ct]")
+    check_tensor("student_prototypes", student_prototypes, "[L,P,Cs]")
+    check_tensor("teacher_prototypes", teacher_prototypes, "[L,P,Ct]")
+    check_tensor("labels", labels, "[B]", torch.int64)
+    check_tensor("class_offsets", class_offsets, "[K+1]", torch.int64)
+    levels, instances, student_channels = student.shape
+    check_size("teacher", "L", teacher.shape[0], levels)
+    check_size("teacher", "B", teacher.shape[1], instances)
+    check_size("student_prototypes", "L", student_prototypes.shape[0], levels)
+    check_size("student_prototypes", "Cs", student_prototypes.shape[2], student_channels)
+    check_size("teacher_prototypes", "L", teacher_prototypes.shape[0], levels)
+    check_size("teacher_prototypes", "Ct", teacher_prototypes.shape[2], teacher.shape[2])
+    check_size("teacher_prototypes", "P", teacher_prototypes.shape[1], student_prototypes.shape[1])
+    check_size("labels", "B", labels.shape[0], instances)
+    if class_offsets.shape[0] < 1:
+        raise ValueError("class_offsets: expected K + 1 offsets, got none")
+    check_same_device(
+        student=student,
+        teacher=teacher,
+        student_prototypes=student_prototypes,
+        teacher_prototypes=teacher_prototypes,
+        labels=labels,
+        class_offsets=class_offsets,
+    )
+    for name, prototypes in (
+        ("student_prototypes", student_prototypes),
+        ("teacher_prototypes", teacher_prototypes),
+    ):
+        if prototypes.requires_grad:
+            raise ValueError(
+                f"{name}: expected prototypes without gradient (detach them), got requires_grad=True"
+            )

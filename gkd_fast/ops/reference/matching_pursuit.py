@@ -1,0 +1,43 @@
+"""Joint matching pursuit on the Gram matrices of both spaces, all problems of a chunk at once."""
+
+import torch
+from torch import Tensor
+
+_CHUNK_BYTES = 256 << 20  # of the six n x n matrices that a problem holds at once
+
+
+def matching_pursuit(
+    student: Tensor, teacher: Tensor, count: Tensor, *, picks: int, alpha: float, repeat: bool
+) -> Tensor:
+    """Picks [G,picks]; see `gkd_fast.ops.matching_pursuit`."""
+    dtype = torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
+    problems, samples = student.shape[:2]
+    if problems == 0 or samples == 0 or picks == 0:
+        return count.new_full((problems, picks), -1)
+    chunk = max(1, _CHUNK_BYTES // (6 * samples * samples * dtype.itemsize))
+    parts = zip(student.split(chunk), teacher.split(chunk), count.split(chunk), strict=True)
+    return torch.cat([_pursue(a.to(dtype), b.to(dtype), c, picks, alpha, repeat) for a, b, c in parts])
+
+
+def _pursue(a: Tensor, b: Tensor, count: Tensor, picks: int, alpha: float, repeat: bool) -> Tensor:
+    real = torch.arange(a.shape[1], device=a.device) < count[:, None]
+    a, b = (x.masked_fill(~real[:, :, None], 0.0) for x in (a, b))
+    gram_a, gram_b = (torch.bmm(x, x.transpose(1, 2)) for x in (a, b))
+    # u[k,n] = a_k . residual of a_n; the residuals start as the samples themselves.
+    u, v = gram_a, gram_b
+    free = real
+    chosen = []
+    for _ in range(picks):
+        # sum_n (u w_a + v w_b) without its common factor 1 / (1 + 2 alpha): most of the residual removed.
+        gain = (1.0 + alpha) * (u.square().sum(2) + v.square().sum(2)) + 2.0 * alpha * (u * v).sum(2)
+        pick = gain.masked_fill(~free, -1.0).argmax(dim=1, keepdim=True)
+        chosen.append(pick.where(free.gather(1, pick), -1))
+        if not repeat:
+            free = free.scatter(1, pick, False)
+        # w_a = ((1 + alpha) u + alpha v) / (1 + 2 alpha) of the pick; u_k <- u_k - (a_k . a_pick) w_a.
+        u_pick, v_pick = (m.take_along_dim(pick[:, :, None], dim=1) for m in (u, v))
+        w_a = ((1.0 + alpha) * u_pick + alpha * v_pick) / (1.0 + 2.0 * alpha)
+        w_b = ((1.0 + alpha) * v_pick + alpha * u_pick) / (1.0 + 2.0 * alpha)
+        u = u - gram_a.take_along_dim(pick[:, :, None], dim=2) * w_a
+        v = v - gram_b.take_along_dim(pick[:, :, None], dim=2) * w_b
+    return torch.cat(chosen, dim=1)

@@ -1,4 +1,4 @@
-"""Fused operators for distilling detectors: one public function an operator, checked, differentiable, backend by choice."""
+"""Fused operators for distilling detectors: checked, differentiable, with a choice of backends."""
 
 from gkd_fast.ops._dispatch import backends, use_backend
 from gkd_fast.ops.box_mean_pool import box_mean_pool

@@ -1,4 +1,4 @@
-"""Argument checks shared by the operators: types, shapes and devices only, so that nothing waits for a device."""
+"""Argument checks shared by the operators: types, shapes, devices; no check waits for a device."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def accumulation_dtype(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def check_tensor(name: str, value: Tensor, shape: str, dtype: torch.dtype | None = None) -> None:
-    """Check that `value` is a tensor of `dtype` (any floating dtype if None) with as many dimensions as `shape` names."""
+    """Check a tensor's dtype (any floating one if None) and that it has the dimensions that `shape` names."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor {shape}, got {type(value).__name__}")
     allowed = _FLOATING if dtype is None else (dtype,)

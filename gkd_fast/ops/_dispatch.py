@@ -1,4 +1,4 @@
-"""Which implementation of an operator runs: one process-wide choice, resolved for an operator and a device."""
+"""Which implementation of an operator runs: one process-wide choice, resolved for a device."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Select the backend of every operator in this process: "auto", "reference" or "cpu".
 
     "auto" takes the fastest one that runs here; any other name is taken at its word, and an operator that it
-    cannot run raises RuntimeError. The environment variable GKD_BACKEND sets the choice outside of this context.
+    cannot run raises RuntimeError. The environment variable GKD_BACKEND sets the choice outside of this
+    context.
     """
     global _selected
     previous, _selected = _selected, _checked(name, "backend")

@@ -18,16 +18,17 @@ def box_mean_pool(
 ) -> Tensor:
     """Mean feature vector under each box on every level of a pyramid (paper, instance embedding).
 
-    The mean runs over the cells of rows floor(y1/s)..floor(y2/s) and columns floor(x1/s)..floor(x2/s), both ends
-    inclusive and clamped into the map, so that at least one cell is taken. An inverted box takes its first row or column.
-    A box with a NaN coordinate has a NaN embedding and passes no gradient.
+    The mean runs over the cells of rows floor(y1/s)..floor(y2/s) and columns floor(x1/s)..floor(x2/s), both
+    ends inclusive and clamped into the map, so that at least one cell is taken. An inverted box takes its
+    first row or column. A box with a NaN coordinate has a NaN embedding and passes no gradient.
 
     Args:
         features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of each box, in [0,N).
         strides: pixels per cell, one a level.
-        negative: "clamp" moves negative coordinates to 0; "mirror" takes their absolute value, as the published code does.
+        negative: "clamp" moves negative coordinates to 0; "mirror" takes their absolute value, as the
+            published code does.
 
     Returns:
         [L,B,C] in the features' dtype, summed in float32 or wider. Differentiable in `features`.

@@ -39,10 +39,11 @@ def masked_imitation(
 ) -> ImitationSums:
     """Sums of the weighted squared difference of two pyramids (paper, local feature distilling).
 
-    A box belongs to level clip(floor(log2(sqrt((w+1)(h+1)) / base_size + 1e-6)), 0, L-1) and paints its omega of that
-    level into a map W of the cells: rows int(y1/s) up to, not including, min(int(y2/s), H), columns likewise, after
-    clamping negative coordinates to 0. A box without such a cell paints the cell (int(y1/s), int(x1/s)), moved into the map,
-    with the maximum of omega and what is there. With S, T the maps and O = [W > 0]:
+    A box belongs to level clip(floor(log2(sqrt((w+1)(h+1)) / base_size + 1e-6)), 0, L-1) and paints its
+    omega of that level into a map W of the cells: rows int(y1/s) up to, not including, min(int(y2/s), H),
+    columns likewise, after clamping negative coordinates to 0. A box without such a cell paints the cell
+    (int(y1/s), int(x1/s)), moved into the map, with the maximum of omega and what is there. With S, T the
+    maps and O = [W > 0]:
 
         foreground = sum W (S-T)^2          background = sum (1-O) (S-T)^2          over N, C, H, W
         foreground_weight = sum W           background_cells = sum (1-O)            over N, H, W
@@ -50,14 +51,15 @@ def masked_imitation(
     A box with a NaN coordinate or weight paints nothing.
 
     Args:
-        student: L maps [N,C,H_l,W_l] (after the adapter), float32, float64, bfloat16 or float16, any memory format.
+        student: L maps [N,C,H_l,W_l] (after the adapter), float32, float64, bfloat16 or float16, any memory
+            format.
         teacher: L maps of the same shapes; the dtype may differ.
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of each box, in [0,N).
         omega: weights [L,B], floating; no gradient flows into them.
         strides: pixels per cell, one a level.
-        overlap: "max": where boxes overlap the largest omega counts, at least 0; "last": the box later in the order
-            overwrites, as the published code does.
+        overlap: "max": where boxes overlap the largest omega counts, at least 0; "last": the box later in
+            the order overwrites, as the published code does.
         base_size: side in pixels at which boxes leave level 0 for level 1 is twice this.
 
     Returns:

@@ -16,13 +16,15 @@ def matching_pursuit(
     picks: int = 10,
     alpha: float = 10.0,
     repeat: bool = False,
+    candidates: Tensor | None = None,
 ) -> Tensor:
-    """Instances whose directions explain best all instances of a class, in both spaces at once (paper, prototype generation).
+    """Instances that explain best all instances of a class, in both spaces (paper, prototype generation).
 
-    Greedy: with residuals R^a, R^b (at first the samples), candidate k explains sample n by u = a_k.R^a_n, v = b_k.R^b_n and
+    Greedy: with residuals R^a, R^b (at first the samples), candidate k explains sample n by u = a_k.R^a_n, v
+        = b_k.R^b_n and
     the coupled coefficients w^a = ((1+alpha) u + alpha v) / (1+2 alpha), w^b likewise. The pick minimises
-    sum_n |R^a_n - w^a a_k|^2 + |R^b_n - w^b b_k|^2 + alpha (w^a - w^b)^2, equally maximises sum_n (u w^a + v w^b), and is
-    subtracted. Equal candidates: the first.
+    sum_n |R^a_n - w^a a_k|^2 + |R^b_n - w^b b_k|^2 + alpha (w^a - w^b)^2, equally maximises sum_n (u w^a + v
+    w^b), and is subtracted. Equal candidates: the first.
 
     Args:
         student: [G,n,Ds], L2-normalised rows, float32, float64, bfloat16 or float16; G independent problems.
@@ -30,10 +32,13 @@ def matching_pursuit(
         count: int64 [G], rows of each problem that count; the rest is padding and may hold anything.
         picks: rounds M.
         alpha: weight of the agreement between the two spaces.
+        candidates: bool [G,n], rows that may be picked (all rows still have to be explained); None: every
+            row.
         repeat: let an instance be picked again, as the published code does.
 
     Returns:
-        int64 [G,picks], row indices in the order of picking; -1 where there is nothing left to pick. No gradient.
+        int64 [G,picks], row indices in the order of picking; -1 where there is nothing left to pick. No
+        gradient.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
@@ -45,8 +50,17 @@ def matching_pursuit(
     check_size("teacher", "n", teacher.shape[1], student.shape[1])
     check_size("count", "G", count.shape[0], student.shape[0])
     check_same_device(student=student, teacher=teacher, count=count)
+    if candidates is not None:
+        check_tensor("candidates", candidates, "[G,n]", torch.bool)
+        check_size("candidates", "G", candidates.shape[0], student.shape[0])
+        check_size("candidates", "n", candidates.shape[1], student.shape[1])
+        check_same_device(student=student, candidates=candidates)
     if picks < 0:
         raise ValueError(f"picks: expected 0 or more, got {picks}")
     if not alpha >= 0:
         raise ValueError(f"alpha: expected 0 or more, got {alpha}")
-    return reference.matching_pursuit(student, teacher, count, picks=picks, alpha=alpha, repeat=repeat)
+    if candidates is None:
+        candidates = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
+    return reference.matching_pursuit(
+        student, teacher, count, candidates, picks=picks, alpha=alpha, repeat=repeat
+    )

@@ -1,4 +1,4 @@
-"""RoIAlign over a feature pyramid, the level chosen box by box; and the module that replaces torchvision's."""
+"""RoIAlign over a feature pyramid, and the module that replaces torchvision's."""
 
 import math
 from collections.abc import Sequence
@@ -22,10 +22,11 @@ def multiscale_roi_align(
     canonical_size: int = 224,
     canonical_level: int = 4,
 ) -> Tensor:
-    """RoIAlign (He et al., Mask R-CNN) from the pyramid level that fits each box (Lin et al., FPN, equation 1).
+    """RoIAlign (He et al., Mask R-CNN) from the level that fits each box (Lin et al., FPN, equation 1).
 
-    The level is floor(canonical_level + log2(sqrt(area) / canonical_size) + 1e-6), clamped to log2 of the first and last
-    stride. A box with a NaN coordinate, and with several levels a box of negative area, pools to zeros.
+    The level is floor(canonical_level + log2(sqrt(area) / canonical_size) + 1e-6), clamped to log2 of the
+    first and last stride. A box with a NaN coordinate, and with several levels a box of negative area, pools
+    to zeros.
 
     Args:
         features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
@@ -34,7 +35,8 @@ def multiscale_roi_align(
         strides: pixels per cell, one a level, each twice the one before.
         output_size: bins R, or (R_h, R_w).
         sampling_ratio: sample points along each side of a bin; 0 takes ceil(side of the box in cells / R).
-        aligned: shift by half a cell, so that cell centres are samples; without it boxes count as at least one cell wide.
+        aligned: shift by half a cell, so that cell centres are samples; without it boxes count as at least
+            one cell wide.
         canonical_size: side in pixels of a box that belongs to `canonical_level`.
         canonical_level: log2 of the stride for a box of `canonical_size`.
 
@@ -66,7 +68,7 @@ def multiscale_roi_align(
 
 
 class MultiScaleRoIAlign(nn.Module):
-    """Drop-in replacement for `torchvision.ops.MultiScaleRoIAlign`, with torchvision's arguments plus `aligned`.
+    """Drop-in replacement for `torchvision.ops.MultiScaleRoIAlign`, with `aligned` in addition.
 
     Args:
         featmap_names: keys of the maps to pool from, fine to coarse; other maps are ignored.

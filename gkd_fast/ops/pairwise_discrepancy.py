@@ -17,13 +17,13 @@ def pairwise_discrepancy(
 ) -> tuple[Tensor, Tensor]:
     """Discrepancy of student and teacher in their cosines with the prototypes (paper, robust distilling).
 
-    omega[l,i] = 1 - |max_m cos(student_i, student_prototype_m) - max_m cos(teacher_i, teacher_prototype_m)|, the maxima
-    independent of each other and over the prototypes of the instance's class; it carries no gradient.
-    loss[l] = mean of smooth_l1(omega cos_student, omega cos_teacher), beta 1, over the instances that take part
-    and all prototypes of the level; 0 where no instance takes part.
+    omega[l,i] = 1 - |max_m cos(student_i, student_prototype_m) - max_m cos(teacher_i, teacher_prototype_m)|,
+    the maxima independent of each other and over the prototypes of the instance's class; it carries no
+    gradient. loss[l] = mean of smooth_l1(omega cos_student, omega cos_teacher), beta 1, over the instances
+    that take part and all prototypes of the level; 0 where no instance takes part.
 
-    An instance whose class has no prototypes has omega 1 and takes no part in the loss. A negative label marks padding:
-    omega 0, no part in the loss.
+    An instance whose class has no prototypes has omega 1 and takes no part in the loss. A negative label
+    marks padding: omega 0, no part in the loss.
 
     Args:
         student: embeddings [L,B,Cs], float32, float64, bfloat16 or float16.
@@ -34,11 +34,12 @@ def pairwise_discrepancy(
         class_offsets: int64 [K+1]; the prototypes of class c are rows offsets[c]:offsets[c+1] on every level.
 
     Returns:
-        loss [L] and omega [L,B], float32 (float64 if an embedding is float64). The loss is differentiable in `student`
-        and `teacher`.
+        loss [L] and omega [L,B], float32 (float64 if an embedding is float64). The loss is differentiable in
+        `student` and `teacher`.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that require a gradient.
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that require
+        a gradient.
     """
     _check(student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
     return reference.pairwise_discrepancy(

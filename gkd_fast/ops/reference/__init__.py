@@ -1,4 +1,4 @@
-"""Every operator in plain torch: vectorised, differentiable by autograd, any device, the truth that kernels are held against."""
+"""Every operator in plain torch, on any device: the truth that kernels are held against."""
 
 from gkd_fast.ops.reference.box_mean_pool import box_mean_pool
 from gkd_fast.ops.reference.masked_imitation import masked_imitation

@@ -37,7 +37,7 @@ def masked_imitation(
 
 
 def imitation_level(boxes: Tensor, levels: int, base_size: float) -> Tensor:
-    """clip(floor(log2(sqrt((w+1)(h+1)) / base + 1e-6)), 0, L-1) [B]; an inverted box counts as an empty one."""
+    """clip(floor(log2(sqrt((w+1)(h+1)) / base + 1e-6)), 0, L-1) [B]; inverted boxes count as empty."""
     width, height = ((boxes[:, 2:] - boxes[:, :2] + 1.0).clamp(min=0.0)).unbind(1)
     size = (width * height).sqrt() / base_size
     return (size + 1e-6).log2().floor().clamp(0, levels - 1).nan_to_num(nan=0.0).long()

@@ -7,7 +7,14 @@ _CHUNK_BYTES = 256 << 20  # of the six n x n matrices that a problem holds at on
 
 
 def matching_pursuit(
-    student: Tensor, teacher: Tensor, count: Tensor, *, picks: int, alpha: float, repeat: bool
+    student: Tensor,
+    teacher: Tensor,
+    count: Tensor,
+    candidates: Tensor,
+    *,
+    picks: int,
+    alpha: float,
+    repeat: bool,
 ) -> Tensor:
     """Picks [G,picks]; see `gkd_fast.ops.matching_pursuit`."""
     dtype = torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
@@ -15,17 +22,24 @@ def matching_pursuit(
     if problems == 0 or samples == 0 or picks == 0:
         return count.new_full((problems, picks), -1)
     chunk = max(1, _CHUNK_BYTES // (6 * samples * samples * dtype.itemsize))
-    parts = zip(student.split(chunk), teacher.split(chunk), count.split(chunk), strict=True)
-    return torch.cat([_pursue(a.to(dtype), b.to(dtype), c, picks, alpha, repeat) for a, b, c in parts])
+    inputs = (x.split(chunk) for x in (student, teacher, count, candidates))
+    return torch.cat(
+        [
+            _pursue(a.to(dtype), b.to(dtype), c, may, picks, alpha, repeat)
+            for a, b, c, may in zip(*inputs, strict=True)
+        ]
+    )
 
 
-def _pursue(a: Tensor, b: Tensor, count: Tensor, picks: int, alpha: float, repeat: bool) -> Tensor:
+def _pursue(
+    a: Tensor, b: Tensor, count: Tensor, candidates: Tensor, picks: int, alpha: float, repeat: bool
+) -> Tensor:
     real = torch.arange(a.shape[1], device=a.device) < count[:, None]
     a, b = (x.masked_fill(~real[:, :, None], 0.0) for x in (a, b))
     gram_a, gram_b = (torch.bmm(x, x.transpose(1, 2)) for x in (a, b))
     # u[k,n] = a_k . residual of a_n; the residuals start as the samples themselves.
     u, v = gram_a, gram_b
-    free = real
+    free = real & candidates
     chosen = []
     for _ in range(picks):
         # sum_n (u w_a + v w_b) without its common factor 1 / (1 + 2 alpha): most of the residual removed.

@@ -74,7 +74,8 @@ def _axis(
 ) -> tuple[Tensor, Tensor]:
     """Cells and weights [B,bins,2*samples] of the sample points along one axis.
 
-    With sampling_ratio 0 the number of samples is ceil(length / bins) for each box; the largest of them is read back.
+    With sampling_ratio 0 the number of samples is ceil(length / bins) for each box; the largest of them is
+    read back.
     """
     length = end - start if aligned else (end - start).clamp(min=1.0)
     if sampling_ratio > 0:

@@ -51,6 +51,6 @@ def _same_class(labels: Tensor, class_offsets: Tensor, prototypes: int) -> Tenso
 
 
 def _best(cosine: Tensor, same_class: Tensor) -> Tensor:
-    """Largest cosine over the same-class prototypes [L,B], detached; -2, below every cosine, where there is none."""
+    """Largest same-class cosine [L,B], detached; -2, below every cosine, where there is none."""
     floor = cosine.new_full((*cosine.shape[:2], 1), -2.0)
     return torch.cat([cosine.detach().masked_fill(~same_class, -2.0), floor], dim=2).amax(dim=2)

@@ -1,0 +1,371 @@
+"""Every setting of a run and its default, in one place.
+
+The dataclasses are frozen and keyword-only. A preset is a named set of overrides; the command line is
+generated from the dataclasses, so the text under a field is also its ``--help``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gkd_fast.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images and annotations."""
+
+    data: Literal["scenes", "voc", "coco"] = "scenes"
+    """Kind of data set: embedded drawn scenes, a PASCAL VOC folder, or a COCO folder."""
+    data_root: Path | None = None
+    """Folder of the data set (voc: holds Annotations, JPEGImages, ImageSets; coco: holds annotations)."""
+    train_split: str = "train"
+    """Split to train on (voc: ImageSets/Main/SPLIT.txt; coco: annotations/instances_SPLIT.json)."""
+    val_split: str = "val"
+    """Split to evaluate on."""
+    classes: tuple[str, ...] = ()
+    """Class names to detect, in order; empty: all classes of the data."""
+    short_side: int = 192
+    """Length to which the short side of an image is resized, in pixels."""
+    long_side: int = 320
+    """Upper limit for the long side after resizing, in pixels."""
+    flip: float = 0.5
+    """Probability of a horizontal flip in training."""
+    cache: bool = True
+    """Keep resized images in memory as uint8 (3 bytes a pixel)."""
+    workers: int = 0
+    """Worker processes that load images; 0 loads in the training process."""
+    scenes_train: int = 480
+    """Number of training images of the scenes data set."""
+    scenes_val: int = 120
+    """Number of validation images of the scenes data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Teacher and student networks."""
+
+    detector: Literal["faster_rcnn", "retinanet"] = "faster_rcnn"
+    """Detector of teacher and student."""
+    teacher: str = "resnet18"
+    """Backbone of the teacher, a torchvision model name (resnet101, convnext_tiny, swin_t, ...)."""
+    student: str = "mobilenet_v2"
+    """Backbone of the student, a torchvision model name."""
+    teacher_width: float = 1.0
+    """Width multiplier of the teacher's backbone, for backbones that have one (mobilenet, mnasnet)."""
+    student_width: float = 0.35
+    """Width multiplier of the student's backbone, for backbones that have one."""
+    teacher_weights: str = ""
+    """torchvision weights of the teacher: of its backbone (IMAGENET1K_V1, DEFAULT) or of a whole detector
+    (FasterRCNN_ResNet50_FPN_Weights.COCO_V1, which also sets the architecture); empty: random."""
+    student_weights: str = ""
+    """torchvision weights of the student's backbone; empty: random."""
+    teacher_checkpoint: Path | None = None
+    """Trained teacher: a checkpoint of this program; the teacher is then not trained."""
+    teacher_channels: int = 64
+    """Channels of the teacher's feature pyramid."""
+    student_channels: int = 48
+    """Channels of the student's feature pyramid."""
+    teacher_head: int = 256
+    """Width of the teacher's box head (Faster R-CNN), in units."""
+    student_head: int = 128
+    """Width of the student's box head (Faster R-CNN), in units."""
+    anchor_size: int = 16
+    """Side of the smallest anchors, in pixels; it doubles with every pyramid level."""
+    freeze_norm: bool = False
+    """Keep batch normalisation at the loaded statistics (for pre-trained backbones and tiny batches)."""
+    proposals: int = 300
+    """Proposals an image that the region proposal network keeps."""
+    rois: int = 64
+    """Proposals an image that the box head is trained on."""
+    detections: int = 100
+    """Most detections an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Global knowledge: prototype generation (PGM) and robust distilling (RDM)."""
+
+    prototypes: int = 10
+    """Prototypes of every class and level."""
+    alpha: float = 10.0
+    """Weight of the agreement between both spaces in the joint matching pursuit."""
+    bandwidth: float = 0.1
+    """Bandwidth of the candidates' density, in units of cosine distance."""
+    density_quantile: float = 0.4
+    """Fraction of the candidates of least density that are dropped, in each space."""
+    min_box: float = 30.0
+    """Candidates are wider and higher than this, in pixels of the resized image."""
+    candidate_images: int = 800
+    """Most images from which the candidates of one class are taken."""
+    refresh_epochs: int = 1
+    """Epochs between two generations of the prototypes."""
+    relax_filters: bool = True
+    """Where min_box and density leave a class fewer candidates than prototypes, take the best of the rest
+    (off: the published code, which fails there)."""
+    repeat_picks: bool = False
+    """Let the matching pursuit pick an instance twice (on: the published code)."""
+    negative: Literal["clamp", "mirror"] = "clamp"
+    """Coordinates below zero: clamped, or mirrored as in the published code."""
+    overlap: Literal["max", "last"] = "max"
+    """Overlapping boxes in the weight map: the largest weight wins, or the last box (published code)."""
+    one_stage_soft: Literal["matched", "published"] = "matched"
+    """One-stage soft labels: every anchor with its own weight and a sigmoid KL, or as published
+    (image-major weights beside level-major logits, softmax KL)."""
+    global_weight: float = 5.0
+    """Weight of the global loss (prototype discrepancy); 0 turns it off."""
+    foreground_weight: float = 1.0
+    """Weight of the foreground feature imitation."""
+    background_weight: float = 4.0
+    """Weight of the background feature imitation."""
+    soft_weight: float = 1.0
+    """Weight of the soft-label loss."""
+    temperature: float = 2.0
+    """Temperature of the soft labels."""
+    attenuation: bool = True
+    """Multiply the global and the feature losses by 1 - epoch / epochs."""
+    adapter_relu: bool = False
+    """ReLU behind the 1x1 convolution that adapts the student's features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimisation of the student; the teacher's own training shares all but its length and rate."""
+
+    epochs: int = 8
+    """Epochs of the student, alone and distilled."""
+    teacher_epochs: int = 8
+    """Epochs of the teacher, where no checkpoint is given."""
+    batch_size: int = 8
+    """Images a step."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """SGD (momentum 0.9) or AdamW."""
+    lr: float = 2e-3
+    """Learning rate after warm-up."""
+    teacher_lr: float = 2e-3
+    """Learning rate of the teacher's own training."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    schedule: Literal["multistep", "cosine"] = "cosine"
+    """Learning rate after warm-up: divided by ten at the milestones, or a half cosine to zero."""
+    milestones: tuple[int, ...] = (16, 22)
+    """Epochs after which the multi-step schedule divides the rate by ten."""
+    clip_norm: float = 10.0
+    """Upper limit of the gradient's norm; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how the run executes."""
+
+    output: Path | None = None
+    """Folder of the run's results; none: the next free runs/DATA-N."""
+    resume: bool = False
+    """Go on with the run in --output, or with the newest one in runs/, with its settings."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; auto: the GPU where one is there."""
+    amp: bool = False
+    """Mixed precision."""
+    amp_dtype: Literal["bf16", "fp16"] = "bf16"
+    """Number format of mixed precision; fp16 (with a gradient scaler) needs a GPU."""
+    seed: int = 0
+    """Seed of weights, data order and augmentation."""
+    log_steps: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_steps: int = 200
+    """Steps between two checkpoints within an epoch; every epoch ends with one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of a run."""
+
+    preset: str = ""
+    """Named settings to start from, comma-separated; later ones win, single options win over all."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+PUBLISHED_DISTILL: dict[str, Any] = {
+    "relax_filters": False,
+    "repeat_picks": True,
+    "negative": "mirror",
+    "overlap": "last",
+    "one_stage_soft": "published",
+}
+
+_LARGE_MODEL: dict[str, Any] = {
+    "teacher": "resnet101",
+    "student": "resnet50",
+    "teacher_width": 1.0,
+    "student_width": 1.0,
+    "teacher_channels": 256,
+    "student_channels": 256,
+    "teacher_head": 1024,
+    "student_head": 1024,
+    "anchor_size": 32,
+    "proposals": 1000,
+    "rois": 512,
+    "teacher_weights": "IMAGENET1K_V2",
+    "student_weights": "IMAGENET1K_V2",
+    "freeze_norm": True,
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "scenes": {},
+    "voc": {
+        "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 600}
+        | {"long_side": 1000, "cache": False, "workers": 2},
+        "model": _LARGE_MODEL,
+        "optim": {"optimizer": "sgd", "lr": 0.01, "teacher_lr": 0.01, "batch_size": 8, "epochs": 12}
+        | {"teacher_epochs": 12, "warmup_steps": 500, "schedule": "multistep", "milestones": (8, 11)},
+    },
+    "coco": {
+        "data": {"data": "coco", "train_split": "train2017", "val_split": "val2017", "short_side": 800}
+        | {"long_side": 1333, "cache": False, "workers": 4},
+        "model": _LARGE_MODEL,
+        "optim": {"optimizer": "sgd", "lr": 0.02, "teacher_lr": 0.02, "batch_size": 16, "epochs": 24}
+        | {"teacher_epochs": 24, "warmup_steps": 500, "schedule": "multistep"},
+    },
+    "bccd": {
+        "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 240},
+        "model": {"teacher": "mobilenet_v2", "teacher_weights": "IMAGENET1K_V1", "student_channels": 64}
+        | {"teacher_head": 1024, "student_head": 1024, "anchor_size": 32, "rois": 128},
+        "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4},
+    },
+    "reference": {"distill": PUBLISHED_DISTILL},
+}
+
+
+def with_presets(config: Config, names: str) -> Config:
+    """Apply comma-separated preset names to a configuration, in order.
+
+    Raises:
+        InputError: for a name that is no preset.
+    """
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name not in PRESETS:
+            raise InputError(f"--preset: expected one of {', '.join(PRESETS)}; got {name!r}")
+        for section, values in PRESETS[name].items():
+            config = replace(config, section, **values)
+    return dataclasses.replace(config, preset=names)
+
+
+def replace(config: Config, section: str, **values: object) -> Config:
+    """A copy of the configuration with fields of one section changed."""
+    changed = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: changed})
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON types (paths as text)."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))  # type: ignore[return-value]
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`.
+
+    Raises:
+        InputError: for a field that does not exist.
+    """
+    config = Config(preset=values.get("preset", ""))
+    for section in ("data", "model", "distill", "optim", "run"):
+        fields = {item.name: item for item in dataclasses.fields(getattr(config, section))}
+        given = values.get(section, {})
+        unknown = sorted(set(given) - set(fields))
+        if unknown:
+            raise InputError(f"configuration: unknown fields in {section}: {', '.join(unknown)}")
+        config = replace(config, section, **{name: _typed(fields[name], given[name]) for name in given})
+    return config
+
+
+def _typed(item: dataclasses.Field[Any], value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if value is not None and "Path" in str(item.type):
+        return Path(value)
+    return value
+
+
+def validate(config: Config) -> None:
+    """Check the settings that no single type can express.
+
+    Raises:
+        InputError: naming the option, what was expected and what was given.
+    """
+    data, model, distill, optim, run = config.data, config.model, config.distill, config.optim, config.run
+    positive = {
+        "short-side": data.short_side,
+        "long-side": data.long_side,
+        "scenes-train": data.scenes_train,
+        "scenes-val": data.scenes_val,
+        "teacher-width": model.teacher_width,
+        "student-width": model.student_width,
+        "teacher-channels": model.teacher_channels,
+        "student-channels": model.student_channels,
+        "teacher-head": model.teacher_head,
+        "student-head": model.student_head,
+        "anchor-size": model.anchor_size,
+        "proposals": model.proposals,
+        "rois": model.rois,
+        "detections": model.detections,
+        "prototypes": distill.prototypes,
+        "bandwidth": distill.bandwidth,
+        "candidate-images": distill.candidate_images,
+        "refresh-epochs": distill.refresh_epochs,
+        "temperature": distill.temperature,
+        "epochs": optim.epochs,
+        "teacher-epochs": optim.teacher_epochs,
+        "batch-size": optim.batch_size,
+        "lr": optim.lr,
+        "teacher-lr": optim.teacher_lr,
+        "log-steps": run.log_steps,
+        "checkpoint-steps": run.checkpoint_steps,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise InputError(f"--{name}: expected a positive number, got {value}")
+    not_negative = {
+        "workers": data.workers,
+        "alpha": distill.alpha,
+        "min-box": distill.min_box,
+        "global-weight": distill.global_weight,
+        "foreground-weight": distill.foreground_weight,
+        "background-weight": distill.background_weight,
+        "soft-weight": distill.soft_weight,
+        "weight-decay": optim.weight_decay,
+        "warmup-steps": optim.warmup_steps,
+        "clip-norm": optim.clip_norm,
+    }
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise InputError(f"--{name}: expected zero or a positive number, got {value}")
+    for name, value in {"flip": data.flip, "density-quantile": distill.density_quantile}.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"--{name}: expected a number from 0 to 1, got {value}")
+    if data.long_side < data.short_side:
+        raise InputError(
+            f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}"
+        )
+    if data.data != "scenes" and data.data_root is None:
+        raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
+    if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":
+        raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")

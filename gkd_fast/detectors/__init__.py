@@ -1,0 +1,42 @@
+"""torchvision's detectors, built from a specification and opened for distillation."""
+
+from __future__ import annotations
+
+from torchvision.models.detection import FasterRCNN, RetinaNet
+
+from gkd_fast.detectors.base import Instances, SoftPairs, StudentPass, plain_targets, pyramid_strides
+from gkd_fast.detectors.build import DetectorSpec, build_detector, detector_from_weights, specs
+from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
+from gkd_fast.detectors.retinanet import RetinaNetAdapter
+
+DetectorAdapter = FasterRCNNAdapter | RetinaNetAdapter
+
+
+def adapt(model: FasterRCNN | RetinaNet) -> DetectorAdapter:
+    """The adapter that fits a torchvision detector.
+
+    Raises:
+        TypeError: for any other model.
+    """
+    if isinstance(model, FasterRCNN):
+        return FasterRCNNAdapter(model)
+    if isinstance(model, RetinaNet):
+        return RetinaNetAdapter(model)
+    raise TypeError(f"detector: expected torchvision's FasterRCNN or RetinaNet, got {type(model).__name__}")
+
+
+__all__ = [
+    "DetectorAdapter",
+    "DetectorSpec",
+    "FasterRCNNAdapter",
+    "Instances",
+    "RetinaNetAdapter",
+    "SoftPairs",
+    "StudentPass",
+    "adapt",
+    "build_detector",
+    "detector_from_weights",
+    "plain_targets",
+    "pyramid_strides",
+    "specs",
+]

@@ -1,0 +1,148 @@
+"""Any torchvision classification backbone as the bottom of a feature pyramid."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from gkd_fast.errors import InputError
+
+PYRAMID_STRIDES = {"faster_rcnn": (4, 8, 16, 32), "retinanet": (8, 16, 32)}
+_PROBE = 128
+
+
+class _ChannelsLastBody(BackboneWithFPN):
+    """For backbones whose stages return [N,H,W,C] (Swin)."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        stages = self.body(x)
+        return self.fpn(OrderedDict((name, stage.permute(0, 3, 1, 2)) for name, stage in stages.items()))
+
+
+def backbone_with_fpn(
+    name: str,
+    *,
+    detector: str,
+    channels: int,
+    width: float = 1.0,
+    weights: str = "",
+    freeze_norm: bool = False,
+) -> BackboneWithFPN:
+    """Build torchvision's `BackboneWithFPN` on a torchvision model.
+
+    Args:
+        name: torchvision model name (``resnet50``, ``mobilenet_v2``, ``convnext_tiny``, ``swin_t``, ...).
+        detector: ``faster_rcnn`` (strides 4 to 64) or ``retinanet`` (strides 8 to 128).
+        channels: channels of every pyramid level.
+        width: width multiplier, for models that take one.
+        weights: name of torchvision weights of the model, or empty for random ones.
+        freeze_norm: replace batch normalisation by torchvision's `FrozenBatchNorm2d`.
+
+    Raises:
+        InputError: for an unknown model or weights, a width the model does not take, or a model without
+            stages of the needed strides.
+    """
+    model = _classifier(name, width=width, weights=weights)
+    if freeze_norm:
+        _freeze_norm(model)
+    body = _body(model)
+    stages, channels_last = _stages(body, PYRAMID_STRIDES[detector])
+    missing = [stride for stride in PYRAMID_STRIDES[detector] if stride not in stages]
+    if missing:
+        raise InputError(
+            f"backbone {name}: expected stages of strides {PYRAMID_STRIDES[detector]}; none of {missing}"
+        )
+    extra: ExtraFPNBlock = (
+        LastLevelMaxPool() if detector == "faster_rcnn" else LastLevelP6P7(channels, channels)
+    )
+    build = _ChannelsLastBody if channels_last else BackboneWithFPN
+    return build(
+        body,
+        return_layers={stages[stride][0]: str(i) for i, stride in enumerate(PYRAMID_STRIDES[detector])},
+        in_channels_list=[stages[stride][1] for stride in PYRAMID_STRIDES[detector]],
+        out_channels=channels,
+        extra_blocks=extra,
+    )
+
+
+def _classifier(name: str, *, width: float, weights: str) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise InputError(
+            f"backbone: expected a torchvision model ({', '.join(known[:3])}, ...); got {name!r}"
+        )
+    chosen = None
+    if weights:
+        enum = torchvision.models.get_model_weights(name)
+        if weights not in enum.__members__:
+            raise InputError(
+                f"weights of {name}: expected one of {', '.join(enum.__members__)}; got {weights!r}"
+            )
+        chosen = enum[weights]
+    options = {} if width == 1.0 else {"width_mult": width}
+    try:
+        return torchvision.models.get_model(name, weights=chosen, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"backbone {name}: expected width 1.0 for these weights, got {width} ({error})"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"weights {weights} of {name}: expected a download or a cached file; {error}"
+        ) from error
+
+
+def _body(model: nn.Module) -> nn.Module:
+    for attribute in ("features", "layers"):
+        if isinstance(getattr(model, attribute, None), nn.Sequential):
+            return getattr(model, attribute)
+    if hasattr(model, "trunk_output"):  # RegNet nests its stages one level deeper
+        return nn.Sequential(OrderedDict([("stem", model.stem), *model.trunk_output.named_children()]))
+    return model
+
+
+def _stages(body: nn.Module, strides: tuple[int, ...]) -> tuple[dict[int, tuple[str, int]], bool]:
+    """The last child module of every stride with its channels, and whether the maps are [N,H,W,C]."""
+    stages: dict[int, tuple[str, int]] = {}
+    channels_last = False
+    for child, output in _probe(body):
+        channels_last = output.shape[1] == output.shape[2] != output.shape[3]
+        side, depth = (1, 3) if channels_last else (2, 1)
+        stride = _PROBE // output.shape[side]
+        if stride in strides:
+            stages[stride] = (child, output.shape[depth])
+    return stages, channels_last
+
+
+@torch.no_grad()
+def _probe(body: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    modes = {module: module.training for module in body.modules()}
+    body.eval()
+    x = torch.zeros(1, 3, _PROBE, _PROBE)
+    for child, module in body.named_children():
+        try:
+            x = module(x)
+        except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+            break
+        if not isinstance(x, Tensor) or x.dim() != 4 or min(x.shape[1:3]) == 1:
+            break
+        yield child, x
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def _freeze_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            _freeze_norm(child)

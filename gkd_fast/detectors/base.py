@@ -1,0 +1,113 @@
+"""What a detector shows to distillation, the same for one-stage and two-stage detectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+Target = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The instances that are distilled: the student's positive proposals, or the ground truth.
+
+    Attributes:
+        boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
+        image_index: int64 [B], the image of the batch.
+        labels: int64 [B], class from 0 (background has no number here).
+    """
+
+    boxes: Tensor
+    image_index: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class SoftPairs:
+    """Logits of student and teacher for the same S places, with what their robust weights need.
+
+    Attributes:
+        student, teacher: float [S,K'] class logits.
+        instance: int64 [S], index into `Instances`.
+        level: int64 [S], pyramid level.
+        student_embedding, teacher_embedding: [S,C_S], [S,C_T] mean RoI features, for a two-stage detector.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    instance: Tensor
+    level: Tensor
+    student_embedding: Tensor | None = None
+    teacher_embedding: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StudentPass:
+    """One training pass of a detector.
+
+    Attributes:
+        losses: the detector's own loss terms, float32 scalars.
+        features: L maps [N,C,H_l,W_l] of the feature pyramid.
+        instances: the instances to distil.
+        soft: what `soft_pairs` of the same detector needs to query the teacher.
+    """
+
+    losses: dict[str, Tensor]
+    features: list[Tensor]
+    instances: Instances
+    soft: dict[str, Any]
+
+
+def normalised_batch(model: nn.Module, images: list[Tensor]) -> ImageList:
+    """uint8 images [3,H,W] -> one normalised, padded float32 batch by the detector's own transform."""
+    scaled = [image.float().div_(255) for image in images]
+    return model.transform(scaled)[0]
+
+
+def plain_targets(targets: list[Target], device: torch.device) -> list[dict[str, Tensor]]:
+    """Boxes and labels as plain tensors on the device."""
+    return [
+        {
+            "boxes": target["boxes"].as_subclass(Tensor).to(device, torch.float32),
+            "labels": target["labels"].to(device),
+        }
+        for target in targets
+    ]
+
+
+def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
+    """All ground-truth boxes of a batch as instances."""
+    counts = torch.tensor([len(target["labels"]) for target in targets])
+    device = targets[0]["boxes"].device
+    return Instances(
+        boxes=torch.cat([target["boxes"] for target in targets]),
+        image_index=torch.repeat_interleave(torch.arange(len(targets)), counts).to(device),
+        labels=torch.cat([target["labels"] for target in targets]) - 1,
+    )
+
+
+def pyramid_strides(batch_shape: torch.Size, features: list[Tensor]) -> list[int]:
+    """Strides of the levels, powers of two, from the padded batch [N,3,H,W] and its features."""
+    side = 2 if batch_shape[2] > batch_shape[3] else 3
+    return [2 ** round(math.log2(batch_shape[side] / feature.shape[side])) for feature in features]
+
+
+def float_outputs(module: nn.Module) -> None:
+    """Make a head return float32 under autocast, so that losses and box decoding run in float32."""
+    module.register_forward_hook(lambda _module, _inputs, output: _to_float(output))
+
+
+def _to_float(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_float(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _to_float(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,181 @@
+"""Plain torchvision detectors from a small specification."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+
+from gkd_fast.config import Config
+from gkd_fast.detectors.backbones import backbone_with_fpn
+from gkd_fast.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorSpec:
+    """All that is needed to build the network again; stored in every checkpoint."""
+
+    detector: Literal["faster_rcnn", "retinanet"]
+    backbone: str
+    width: float = 1.0
+    channels: int = 256
+    head: int = 1024
+    anchor_size: int = 32
+    freeze_norm: bool = False
+    proposals: int = 1000
+    rois: int = 512
+    detections: int = 100
+    builder: str = ""
+    """Name of a torchvision detector to build instead (fasterrcnn_resnet50_fpn); the fields above then
+    describe nothing but the detector's kind."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return asdict(self)
+
+
+def specs(config: Config) -> tuple[DetectorSpec, DetectorSpec]:
+    """The specifications of teacher and student."""
+    model = config.model
+    shared: dict[str, Any] = {
+        name: getattr(model, name)
+        for name in ("detector", "anchor_size", "freeze_norm", "proposals", "rois", "detections")
+    }
+    teacher = DetectorSpec(
+        backbone=model.teacher,
+        width=model.teacher_width,
+        channels=model.teacher_channels,
+        head=model.teacher_head,
+        **shared,
+    )
+    student = DetectorSpec(
+        backbone=model.student,
+        width=model.student_width,
+        channels=model.student_channels,
+        head=model.student_head,
+        **shared,
+    )
+    return teacher, student
+
+
+def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -> FasterRCNN | RetinaNet:
+    """Build a torchvision detector for images that the data pipeline has already resized.
+
+    Args:
+        spec: the network.
+        num_classes: number of object classes, without background. Labels are 1 to num_classes; output 0 is
+            the background (Faster R-CNN) or unused (RetinaNet), as in torchvision's own COCO models.
+        weights: torchvision weights of the backbone, or empty.
+
+    Returns:
+        An instance of torchvision's own class, float32, in training mode.
+
+    Raises:
+        InputError: for an unknown backbone or weights.
+    """
+    if spec.builder:
+        return torchvision.models.get_model(
+            spec.builder, weights=None, weights_backbone=None, num_classes=num_classes + 1, _skip_resize=True
+        )
+    backbone = backbone_with_fpn(
+        spec.backbone,
+        detector=spec.detector,
+        channels=spec.channels,
+        width=spec.width,
+        weights=weights,
+        freeze_norm=spec.freeze_norm,
+    )
+    return (_faster_rcnn if spec.detector == "faster_rcnn" else _retinanet)(spec, backbone, num_classes + 1)
+
+
+def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> FasterRCNN:
+    anchors = AnchorGenerator(
+        sizes=tuple((spec.anchor_size * 2**level,) for level in range(5)),
+        aspect_ratios=((0.5, 1.0, 2.0),) * 5,
+    )
+    return FasterRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        box_head=TwoMLPHead(spec.channels * 7 * 7, spec.head),
+        box_predictor=FastRCNNPredictor(spec.head, outputs),
+        rpn_pre_nms_top_n_train=2 * spec.proposals,
+        rpn_pre_nms_top_n_test=spec.proposals,
+        rpn_post_nms_top_n_train=spec.proposals,
+        rpn_post_nms_top_n_test=spec.proposals,
+        box_batch_size_per_image=spec.rois,
+        box_detections_per_img=spec.detections,
+        _skip_resize=True,
+    )
+
+
+def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaNet:
+    sides = [spec.anchor_size * 2**level for level in range(5)]
+    anchors = AnchorGenerator(
+        sizes=tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
+        aspect_ratios=((0.5, 1.0, 2.0),) * 5,
+    )
+    return RetinaNet(
+        backbone, outputs, anchor_generator=anchors, detections_per_img=spec.detections, _skip_resize=True
+    )
+
+
+def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[DetectorSpec, FasterRCNN | RetinaNet]:
+    """A detector with torchvision's published detection weights, its outputs reduced to the given classes.
+
+    Args:
+        name: full weights name, such as ``FasterRCNN_ResNet50_FPN_Weights.COCO_V1``.
+        classes: class names of the data; each must be among the weights' categories.
+
+    Raises:
+        InputError: for unknown weights, a detector that is neither Faster R-CNN nor RetinaNet, or a class that
+            the weights do not know.
+    """
+    try:
+        weights = torchvision.models.get_weight(name)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"weights: expected a torchvision name like IMAGENET1K_V1; got {name!r}") from error
+    builder = name.split("_Weights.")[0].lower()
+    categories = list(weights.meta["categories"])
+    unknown = [item for item in classes if item not in categories]
+    if unknown:
+        raise InputError(f"teacher weights {name}: expected the data's classes, lacks {', '.join(unknown)}")
+    full = torchvision.models.get_model(
+        builder, weights=None, weights_backbone=None, num_classes=len(categories)
+    )
+    if not isinstance(full, (FasterRCNN, RetinaNet)):
+        raise InputError(f"weights {name}: expected a Faster R-CNN or a RetinaNet, got {type(full).__name__}")
+    state = weights.get_state_dict(progress=False, check_hash=True)
+    rows = torch.tensor([0] + [categories.index(item) for item in classes])
+    spec = DetectorSpec(
+        detector="faster_rcnn" if isinstance(full, FasterRCNN) else "retinanet", backbone="", builder=builder
+    )
+    detector = build_detector(spec, len(classes))
+    detector.load_state_dict(select_outputs(state, rows, len(categories)))
+    return spec, detector
+
+
+def select_outputs(
+    state: dict[str, torch.Tensor], rows: torch.Tensor, outputs: int
+) -> dict[str, torch.Tensor]:
+    """Keep the given class outputs of a detector's state dict.
+
+    Args:
+        state: state dict of torchvision's Faster R-CNN or RetinaNet with `outputs` class outputs.
+        rows: int64 [K+1], the outputs to keep, background first.
+        outputs: class outputs of `state`.
+    """
+    per_class = ("cls_score.", "bbox_pred.", "cls_logits.")
+    selected = dict(state)
+    for name, value in state.items():
+        if any(part in name for part in per_class) and "rpn" not in name:
+            if "bbox_pred." in name or "cls_score." in name:  # class-major: [outputs * 4 or 1, ...]
+                selected[name] = value.unflatten(0, (outputs, -1))[rows].flatten(0, 1)
+            else:  # anchor-major: [anchors * outputs, ...]
+                selected[name] = value.unflatten(0, (-1, outputs))[:, rows].flatten(0, 1)
+    return selected

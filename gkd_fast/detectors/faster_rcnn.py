@@ -1,0 +1,68 @@
+"""torchvision's Faster R-CNN, opened for distillation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+
+from gkd_fast.detectors.base import Instances, SoftPairs, StudentPass, float_outputs, normalised_batch
+
+
+class FasterRCNNAdapter:
+    """Runs the parts of a `FasterRCNN` one by one and keeps what lies between them."""
+
+    stage = "two_stage"
+
+    def __init__(self, model: FasterRCNN) -> None:
+        self.model = model
+        float_outputs(model.rpn.head)
+        float_outputs(model.roi_heads.box_predictor)
+
+    def batch(self, images: list[Tensor]) -> ImageList:
+        """Normalise and pad uint8 images [3,H,W]."""
+        return normalised_batch(self.model, images)
+
+    def pyramid(self, images: ImageList) -> dict[str, Tensor]:
+        """The levels of strides 4 to 64, float."""
+        return self.model.backbone(images.tensors)
+
+    def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
+        """Losses, features and the sampled positive proposals with their assigned classes."""
+        roi_heads = self.model.roi_heads
+        pyramid = self.pyramid(images)
+        proposals, losses = self.model.rpn(images, pyramid, targets)
+        proposals, _, labels, regression_targets = roi_heads.select_training_samples(proposals, targets)
+        roi_features = roi_heads.box_roi_pool(pyramid, proposals, images.image_sizes)
+        logits, box_regression = roi_heads.box_predictor(roi_heads.box_head(roi_features))
+        loss_class, loss_box = fastrcnn_loss(logits, box_regression, labels, regression_targets)
+        losses = {**losses, "loss_classifier": loss_class, "loss_box_reg": loss_box}
+
+        counts = torch.tensor([len(boxes) for boxes in proposals])
+        image_index = torch.repeat_interleave(torch.arange(len(proposals)), counts).to(logits.device)
+        boxes, classes = torch.cat(proposals), torch.cat(labels)
+        positive = torch.where(classes > 0)[0]
+        instances = Instances(boxes[positive], image_index[positive], classes[positive] - 1)
+        soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": images.image_sizes}
+        return StudentPass(losses, list(pyramid.values()), instances, soft)
+
+    def soft_pairs(
+        self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]
+    ) -> SoftPairs:
+        """The teacher's head on the student's positive proposals, beside the student's own logits."""
+        instances, roi_heads = own.instances, teacher.model.roi_heads
+        per_image = [instances.boxes[instances.image_index == i] for i in range(len(own.soft["sizes"]))]
+        with torch.no_grad():
+            roi = roi_heads.box_roi_pool(teacher_pyramid, per_image, own.soft["sizes"])
+            logits, _ = roi_heads.box_predictor(roi_heads.box_head(roi))
+        count = torch.arange(len(instances.labels), device=logits.device)
+        return SoftPairs(
+            student=own.soft["logits"],
+            teacher=logits,
+            instance=count,
+            level=self.model.roi_heads.box_roi_pool.map_levels(per_image),
+            student_embedding=own.soft["roi"].float().mean((2, 3)),
+            teacher_embedding=roi.float().mean((2, 3)),
+        )

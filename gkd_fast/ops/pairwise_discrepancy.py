@@ -1,10 +1,15 @@
 """Global loss and robust weights: how differently the two networks see an instance against the prototypes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gkd_fast.ops import reference
-from gkd_fast.ops._checks import check_same_device, check_size, check_tensor
+from gkd_fast.ops._checks import accumulation_dtype, check_same_device, check_size, check_tensor
+from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._library import define
 
 
 def pairwise_discrepancy(
@@ -42,9 +47,72 @@ def pairwise_discrepancy(
         a gradient.
     """
     _check(student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
-    return reference.pairwise_discrepancy(
-        student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets
+    inputs = (student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
+    if backend_for("pairwise_discrepancy", student.device) == "reference":
+        return reference.pairwise_discrepancy(*inputs)
+    return _Discrepancy.apply(*inputs, torch.is_grad_enabled())
+
+
+def _fake(
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    labels: Tensor,
+    class_offsets: Tensor,
+    need_student: bool,
+    need_teacher: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(*(t.dtype for t in (student, teacher, student_prototypes, teacher_prototypes)))
+    return (
+        student.new_empty(student.shape[:1], dtype=dtype),
+        student.new_empty(student.shape[:2], dtype=dtype),
+        student.new_empty(student.shape if need_student else (0,), dtype=dtype),
+        teacher.new_empty(teacher.shape if need_teacher else (0,), dtype=dtype),
     )
+
+
+_forward = define(
+    "pairwise_discrepancy(Tensor student, Tensor teacher, Tensor student_prototypes,"
+    " Tensor teacher_prototypes, Tensor labels, Tensor class_offsets, bool need_student, bool need_teacher)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake,
+)
+
+
+class _Discrepancy(torch.autograd.Function):
+    """The kernel returns the gradients per unit gradient of each level's loss: backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        student_prototypes: Tensor,
+        teacher_prototypes: Tensor,
+        labels: Tensor,
+        class_offsets: Tensor,
+        grad_enabled: bool,
+    ) -> tuple[Tensor, Tensor]:
+        need = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:2])
+        loss, omega, *gradients = _forward(
+            student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets, *need
+        )
+        ctx.dtypes = student.dtype, teacher.dtype
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(omega)
+        return loss, omega
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = (
+            (loss_gradient[:, None, None] * unit).to(dtype) if needed else None
+            for unit, dtype, needed in zip(
+                ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:2], strict=True
+            )
+        )
+        return *scaled, None, None, None, None, None
 
 
 def _check(

@@ -1,0 +1,92 @@
+"""Compile and find the C++ operators: one library, named after a fingerprint of all that decides its content.
+
+A library built at install, or by an earlier process, is used only if its fingerprint is the one expected here
+and now; so an edited source, or a file system shared between machines with different processors, never meets
+a stale binary. setup.py loads this file by itself: it imports nothing of the package, and torch only to
+compile.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+# -march=native is safe because the processor is part of the fingerprint: the binary never runs elsewhere.
+# The target version is the oldest torch whose stable interface the sources use.
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+)
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def source_root() -> Path | None:
+    """Folder of the C++ sources: inside an installed package, beside the package in a checkout."""
+    for root in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
+        if (root / "common.h").is_file():
+            return root
+    return None
+
+
+def fingerprint() -> str:
+    """Name of the library that these sources give on this processor."""
+    digest = hashlib.sha256(" ".join((*FLAGS, sys.platform, _processor())).encode())
+    root = source_root()
+    for source in sorted(root.rglob("*")) if root else ():
+        if source.suffix in (".cpp", ".h"):
+            digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def built_library() -> Path | None:
+    """A library made earlier for exactly these sources and this processor, if there is one."""
+    name = fingerprint()
+    candidates = (PACKAGE / f"_C.{name}.so", cache_directory(name) / f"gkd_fast_{name}.so")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def cache_directory(name: str) -> Path:
+    """Where the library of this fingerprint is kept between processes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "gkd_fast" / name
+
+
+def compile_library(directory: Path) -> Path:
+    """Compile all sources with ninja into `directory`, load the library and return its path."""
+    import ninja
+    from torch.utils import cpp_extension
+
+    root = source_root()
+    if root is None:
+        raise FileNotFoundError(f"no C++ sources beside or inside {PACKAGE}")
+    name = f"gkd_fast_{fingerprint()}"
+    directory.mkdir(parents=True, exist_ok=True)
+    # The ninja that pip installed is on no PATH when python is called by its own path.
+    search_path = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join((ninja.BIN_DIR, search_path))
+    try:
+        cpp_extension.load(
+            name,
+            sources=[str(path) for path in sorted((root / "cpu").glob("*.cpp"))],
+            extra_cflags=list(FLAGS),
+            build_directory=str(directory),
+            is_python_module=False,
+        )
+    finally:
+        os.environ["PATH"] = search_path
+    return directory / f"{name}.so"
+
+
+def _processor() -> str:
+    """Everything that -march=native can look at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    keys = ("model name", "flags", "Features", "CPU part")
+    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(keys)}))

@@ -1,0 +1,15 @@
+"""Registration of the raw operators `torch.ops.gkd_fast.*`: schema and shape function."""
+
+from collections.abc import Callable
+
+import torch
+
+_LIBRARY = torch.library.Library("gkd_fast", "FRAGMENT")
+
+
+def define(schema: str, fake: Callable) -> torch._ops.OpOverload:
+    """Define `name(arguments) -> results`, with `fake` computing the results' shapes for the compiler."""
+    name = schema[: schema.index("(")]
+    _LIBRARY.define(schema)
+    torch.library.register_fake(f"gkd_fast::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.gkd_fast, name).default

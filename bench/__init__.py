@@ -1,0 +1,1 @@
+"""Speed, memory and agreement of the operators in `gkd_fast.ops`; `python -m bench.run` measures them."""

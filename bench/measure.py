@@ -1,0 +1,118 @@
+"""Time, memory and agreement of every implementation of a case."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from bench.agreement import Result
+from bench.case import Case, Implementation
+from bench.passes import Call, Sample, make_cotangents, peak_extra_bytes, run_pass
+
+ROUNDS_S = 10.0  # budget of all timed rounds of a case
+MIN_ROUNDS, MAX_ROUNDS = 2, 30
+TURN_S, MAX_RUNS_A_TURN = 0.2, 10  # a fast implementation runs so long before the next has its turn
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was seen of one implementation; times and memory are None where it failed."""
+
+    name: str
+    status: Literal["ok", "differs", "failed"] = "ok"
+    reason: str = ""  # of a status other than ok
+    note: str = ""
+    time: Sample | None = None
+    peak_bytes: int | None = None
+
+
+def measure(
+    case: Case, floors: Mapping[str, Call], progress: Callable[[str], None]
+) -> tuple[list[Measurement], dict[str, float]]:
+    """Check and measure a case's implementations; the first of them is the reference.
+
+    Every implementation runs once, to warm up and to be held against the reference. Those that run only once
+    (slow loops) are timed there; the others are timed in turns, together with the floors, so that a ratio
+    compares neighbours in time.
+
+    Returns:
+        A measurement for each implementation, and the median seconds of each floor.
+    """
+    reference, *others = case.implementations
+    progress(reference.name)
+    cotangents = make_cotangents(reference.call())
+    _, truth = run_pass(reference.call, case.leaves, cotangents, case.device)
+    measurements = [Measurement(reference.name, note=reference.note)]
+    timed = [reference]
+    for implementation in others:
+        progress(implementation.name)
+        settled, measurement = _first_pass(implementation, case, cotangents, truth)
+        measurements.append(measurement)
+        if measurement.status != "failed" and measurement.time is None:
+            timed.append(settled)
+    del truth
+
+    progress("timed rounds")
+    passes = {i.name: partial(run_pass, i.call, case.leaves, cotangents, case.device) for i in timed}
+    peaks = {name: peak_extra_bytes(run, case.device) for name, run in passes.items()}
+    passes |= {name: partial(run_pass, call, (), (), case.device) for name, call in floors.items()}
+    medians = _interleave(passes)
+    measurements = [
+        replace(m, time=medians[m.name], peak_bytes=peaks[m.name]) if m.name in peaks else m
+        for m in measurements
+    ]
+    return measurements, {name: medians[name].total for name in floors}
+
+
+def _first_pass(
+    implementation: Implementation, case: Case, cotangents: Sequence[Tensor | None], truth: Result
+) -> tuple[Implementation, Measurement]:
+    """Check one implementation; where it raises, the one that stands in for it. Returns the one that ran."""
+    seen: list[tuple[Sample, Result]] = []
+    try:
+        peak = peak_extra_bytes(
+            lambda: seen.append(run_pass(implementation.call, case.leaves, cotangents, case.device)),
+            case.device,
+        )
+    except Exception as error:  # whatever a compiler or a backend raises belongs into its row
+        reason = _one_line(error)
+        if implementation.otherwise is None:
+            return implementation, Measurement(implementation.name, "failed", reason, implementation.note)
+        settled, measurement = _first_pass(implementation.otherwise, case, cotangents, truth)
+        return settled, replace(measurement, note=f"{measurement.note}: {reason}")
+    (sample, result), *_ = seen
+    reason = case.compare(result, truth) or ""
+    measurement = Measurement(implementation.name, "differs" if reason else "ok", reason, implementation.note)
+    if implementation.once:
+        scale = implementation.scale
+        scaled = Sample(sample.forward * scale, sample.total * scale)
+        measurement = replace(measurement, time=scaled, peak_bytes=peak)
+    return implementation, measurement
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _interleave(passes: Mapping[str, Callable[[], tuple[Sample, Result]]]) -> dict[str, Sample]:
+    """Median of each, from rounds in which every one has a turn."""
+    runs = {}
+    for name, run in passes.items():
+        seconds = run()[0].total
+        runs[name] = (seconds, min(MAX_RUNS_A_TURN, max(1, int(TURN_S / seconds))))
+    round_s = sum(seconds * count for seconds, count in runs.values())
+    rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(ROUNDS_S / round_s)))
+    samples: dict[str, list[Sample]] = {name: [] for name in passes}
+    for _ in range(rounds):
+        for name, run in passes.items():
+            samples[name] += [run()[0] for _ in range(runs[name][1])]
+    return {
+        name: Sample(statistics.median(s.forward for s in taken), statistics.median(s.total for s in taken))
+        for name, taken in samples.items()
+    }

@@ -1,0 +1,101 @@
+"""One forward and backward pass: its time, its result, and the memory it takes at its peak."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.agreement import Result
+
+Call = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one pass: forward (autograd recording), and forward and backward together."""
+
+    forward: float
+    total: float
+
+
+def run_pass(
+    call: Call, leaves: Sequence[Tensor], cotangents: Sequence[Tensor | None], device: torch.device
+) -> tuple[Sample, Result]:
+    """Call, then differentiate the outputs that have a cotangent by the leaves; without leaves only call."""
+    start = _now(device)
+    outputs = call()
+    middle = _now(device)
+    gradients: Sequence[Tensor | None] = ()
+    if leaves:
+        chosen = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
+        gradients = torch.autograd.grad(
+            [outputs[i] for i in chosen],
+            leaves,
+            [cotangents[i].to(outputs[i].dtype) for i in chosen],
+            allow_unused=True,
+        )
+    end = _now(device)
+    return Sample(middle - start, end - start), Result(tuple(o.detach() for o in outputs), gradients)
+
+
+def make_cotangents(outputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """Fixed random gradients in [0.5, 1.5) of the outputs; None for an output without gradient."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.rand(o.shape, generator=generator) + 0.5).to(o.device, o.dtype) if o.requires_grad else None
+        for o in outputs
+    ]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_extra_bytes(action: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes that the action holds at its peak beyond what was held before it, its results included.
+
+    CUDA: torch's allocator counts. Linux: the process's resident memory, whose high-water mark the system
+    keeps; memory that malloc holds back from earlier work is returned first, or its reuse would go unseen.
+    Elsewhere the action runs and None is returned.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        action()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if sys.platform != "linux" or not _reset_high_water_mark():
+        action()
+        return None
+    before = _status_bytes("VmRSS")
+    action()
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):  # another C library, or a sandbox without clear_refs
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int:
+    match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if match is None:
+        raise RuntimeError(f"/proc/self/status: expected {field}, got none")
+    return int(match[1]) * 1024

@@ -36,7 +36,8 @@ class BuildOperators(build_ext):
     """Compile ahead of time with the torch that is installed; without one, or when it fails, at first use."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return os.path.join("gkd_fast", f"_C.{load_build_module().fingerprint()}.so")
+        *packages, name = fullname.split(".")
+        return os.path.join(*packages, f"{name}.{load_build_module().fingerprint()}.so")
 
     def build_extension(self, ext: Extension) -> None:
         # pip's isolated build hides the environment it installs into; torch is too large to be fetched twice.

@@ -38,17 +38,15 @@ constexpr int kTileRows = kRegisters == 32 ? 12 : 6;
 template <class T>
 constexpr int kTileColumns = 2 * Simd<T>::width;
 
-// c[i][j] (+)= sum_k a[i * row_stride + k * k_stride] * b[k * ldb + j] over one register tile.
-template <int row_stride, int k_stride, bool accumulate, class T>
-__attribute__((always_inline)) inline void tile_product(int64_t depth, const T* a, const T* b, int64_t ldb, T* c,
-                                                        int64_t ldc) {
+// Steps of k that one accumulator sums up before it is added to the total: rounding errors grow with the length of a chain.
+constexpr int64_t kChain = 64;
+
+// c[i][j] (+)= sum_k a[i * row_stride + k * k_stride] * b[k * ldb + j] over one register tile, for one chain.
+template <int row_stride, int k_stride, class T>
+__attribute__((always_inline)) inline void tile_chain(int64_t depth, const T* a, const T* b, int64_t ldb, T* c,
+                                                      int64_t ldc, bool accumulate) {
   constexpr int W = Simd<T>::width;
-  Vec<T> sum[kTileRows][2];
-#pragma GCC unroll 12
-  for (int i = 0; i < kTileRows; ++i) {
-    sum[i][0] = accumulate ? load(c + i * ldc) : Vec<T>{};
-    sum[i][1] = accumulate ? load(c + i * ldc + W) : Vec<T>{};
-  }
+  Vec<T> sum[kTileRows][2] = {};
   for (int64_t k = 0; k < depth; ++k, a += k_stride, b += ldb) {
     const Vec<T> left = load(b), right = load(b + W);
 #pragma GCC unroll 12
@@ -60,9 +58,21 @@ __attribute__((always_inline)) inline void tile_product(int64_t depth, const T* 
   }
 #pragma GCC unroll 12
   for (int i = 0; i < kTileRows; ++i) {
-    store(c + i * ldc, sum[i][0]);
-    store(c + i * ldc + W, sum[i][1]);
+    T* out = c + i * ldc;
+    store(out, accumulate ? load(out) + sum[i][0] : sum[i][0]);
+    store(out + W, accumulate ? load(out + W) + sum[i][1] : sum[i][1]);
   }
+}
+
+// The same for any depth.
+template <int row_stride, int k_stride, bool accumulate, class T>
+inline void tile_product(int64_t depth, const T* a, const T* b, int64_t ldb, T* c, int64_t ldc) {
+  int64_t k = 0;
+  do {
+    tile_chain<row_stride, k_stride>(depth - k < kChain ? depth - k : kChain, a + k * k_stride, b + k * ldb, ldb, c,
+                                     ldc, accumulate || k > 0);
+    k += kChain;
+  } while (k < depth);
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

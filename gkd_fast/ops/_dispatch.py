@@ -83,5 +83,12 @@ def load_cpu() -> str:
         print(f"gkd_fast: compiling the CPU operators into {directory} (once)", file=sys.stderr)
         _build.compile_library(directory)
     except Exception as error:  # whatever is wrong with a toolchain, training goes on with the reference
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return _short_reason(error)
     return ""
+
+
+def _short_reason(error: Exception) -> str:
+    """The line of a compiler's output that tells what is wrong."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    telling = [line for line in lines if "error:" in line or "not found" in line]
+    return (telling or lines)[0][:200]

@@ -21,8 +21,8 @@ def matching_pursuit(
     problems, samples = student.shape[:2]
     if problems == 0 or samples == 0 or picks == 0:
         return count.new_full((problems, picks), -1)
-    chunk = max(1, _CHUNK_BYTES // (6 * samples * samples * dtype.itemsize))
-    inputs = (x.split(chunk) for x in (student, teacher, count, candidates))
+    pieces = min(problems, 1 + problems * 6 * samples * samples * dtype.itemsize // _CHUNK_BYTES)
+    inputs = (x.tensor_split(pieces) for x in (student, teacher, count, candidates))
     return torch.cat(
         [
             _pursue(a.to(dtype), b.to(dtype), c, may, picks, alpha, repeat)
@@ -34,7 +34,8 @@ def matching_pursuit(
 def _pursue(
     a: Tensor, b: Tensor, count: Tensor, candidates: Tensor, picks: int, alpha: float, repeat: bool
 ) -> Tensor:
-    real = torch.arange(a.shape[1], device=a.device) < count[:, None]
+    samples = a.shape[1]
+    real = torch.arange(samples, device=a.device) < count[:, None]
     a, b = (x.masked_fill(~real[:, :, None], 0.0) for x in (a, b))
     gram_a, gram_b = (torch.bmm(x, x.transpose(1, 2)) for x in (a, b))
     # u[k,n] = a_k . residual of a_n; the residuals start as the samples themselves.
@@ -49,9 +50,10 @@ def _pursue(
         if not repeat:
             free = free.scatter(1, pick, False)
         # w_a = ((1 + alpha) u + alpha v) / (1 + 2 alpha) of the pick; u_k <- u_k - (a_k . a_pick) w_a.
-        u_pick, v_pick = (m.take_along_dim(pick[:, :, None], dim=1) for m in (u, v))
+        row, column = pick[:, None].expand(-1, 1, samples), pick[:, None].expand(-1, samples, 1)
+        u_pick, v_pick = u.gather(1, row), v.gather(1, row)
         w_a = ((1.0 + alpha) * u_pick + alpha * v_pick) / (1.0 + 2.0 * alpha)
         w_b = ((1.0 + alpha) * v_pick + alpha * u_pick) / (1.0 + 2.0 * alpha)
-        u = u - gram_a.take_along_dim(pick[:, :, None], dim=2) * w_a
-        v = v - gram_b.take_along_dim(pick[:, :, None], dim=2) * w_b
+        u = u - gram_a.gather(2, column) * w_a
+        v = v - gram_b.gather(2, column) * w_b
     return torch.cat(chosen, dim=1)

@@ -93,9 +93,17 @@ def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
 
 
 def pyramid_strides(batch_shape: torch.Size, features: list[Tensor]) -> list[int]:
-    """Strides of the levels, powers of two, from the padded batch [N,3,H,W] and its features."""
+    """Strides of the levels from the padded batch [N,3,H,W] and its features.
+
+    The last levels halve the map before them with rounding up, so that the quotient is no power of two.
+    """
     side = 2 if batch_shape[2] > batch_shape[3] else 3
-    return [2 ** round(math.log2(batch_shape[side] / feature.shape[side])) for feature in features]
+    strides: list[int] = []
+    for feature in features:
+        quotient = batch_shape[side] / feature.shape[side]
+        exact = quotient == 2 ** round(math.log2(quotient)) and feature.shape[side] > 1
+        strides.append(int(quotient) if exact or not strides else 2 * strides[-1])
+    return strides
 
 
 def float_outputs(module: nn.Module) -> None:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gkd_fast.config import Config
 from gkd_fast.detectors.backbones import backbone_with_fpn
@@ -79,19 +80,32 @@ def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -
     Raises:
         InputError: for an unknown backbone or weights.
     """
+    outputs = num_classes + 1
     if spec.builder:
-        return torchvision.models.get_model(
-            spec.builder, weights=None, weights_backbone=None, num_classes=num_classes + 1, _skip_resize=True
+        detector = torchvision.models.get_model(
+            spec.builder, weights=None, weights_backbone=None, num_classes=outputs
         )
-    backbone = backbone_with_fpn(
-        spec.backbone,
-        detector=spec.detector,
-        channels=spec.channels,
-        width=spec.width,
-        weights=weights,
-        freeze_norm=spec.freeze_norm,
-    )
-    return (_faster_rcnn if spec.detector == "faster_rcnn" else _retinanet)(spec, backbone, num_classes + 1)
+    else:
+        backbone = backbone_with_fpn(
+            spec.backbone,
+            detector=spec.detector,
+            channels=spec.channels,
+            width=spec.width,
+            weights=weights,
+            freeze_norm=spec.freeze_norm,
+        )
+        detector = (_faster_rcnn if spec.detector == "faster_rcnn" else _retinanet)(spec, backbone, outputs)
+    own = detector.transform
+    detector.transform = NormalizeAndPad(own.min_size, own.max_size, own.image_mean, own.image_std)
+    return detector
+
+
+class NormalizeAndPad(GeneralizedRCNNTransform):
+    """torchvision's detector transform for images that the data pipeline has already resized."""
+
+    def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+        """Leave image and target as they are."""
+        return image, target
 
 
 def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> FasterRCNN:
@@ -110,7 +124,6 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
         rpn_post_nms_top_n_test=spec.proposals,
         box_batch_size_per_image=spec.rois,
         box_detections_per_img=spec.detections,
-        _skip_resize=True,
     )
 
 
@@ -120,9 +133,7 @@ def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaN
         sizes=tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
         aspect_ratios=((0.5, 1.0, 2.0),) * 5,
     )
-    return RetinaNet(
-        backbone, outputs, anchor_generator=anchors, detections_per_img=spec.detections, _skip_resize=True
-    )
+    return RetinaNet(backbone, outputs, anchor_generator=anchors, detections_per_img=spec.detections)
 
 
 def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[DetectorSpec, FasterRCNN | RetinaNet]:
@@ -133,8 +144,8 @@ def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[Detector
         classes: class names of the data; each must be among the weights' categories.
 
     Raises:
-        InputError: for unknown weights, a detector that is neither Faster R-CNN nor RetinaNet, or a class that
-            the weights do not know.
+        InputError: for unknown weights, another kind of detector than Faster R-CNN and RetinaNet, or a class
+            that the weights do not know.
     """
     try:
         weights = torchvision.models.get_weight(name)

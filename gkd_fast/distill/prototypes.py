@@ -123,8 +123,8 @@ def dense_instances(student: Tensor, teacher: Tensor, config: DistillConfig) -> 
         config: bandwidth, density_quantile, relax_filters, prototypes.
 
     Returns:
-        bool [n]. With relax_filters at least min(n, prototypes) are true: the ones of greatest density (the product
-        of both) fill up.
+        bool [n]. With relax_filters at least min(n, prototypes) are true: the ones of greatest density (the
+        product of both) fill up.
 
     Raises:
         ValueError: if nothing is left and relax_filters is off.

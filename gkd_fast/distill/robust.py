@@ -127,8 +127,8 @@ def robust_distilling(
         kappa: attenuation, 1 - epoch / epochs.
 
     Returns:
-        The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added up),
-        and the robust weights omega [L,B].
+        The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
+        up), and the robust weights omega [L,B].
     """
     boxes, image_index = instances.boxes, instances.image_index
     embedded = [

@@ -1,0 +1,58 @@
+"""Detections of a detector on a data set, in original image pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from gkd_fast.data.loader import build_loader
+from gkd_fast.data.pipeline import PreparedDataset
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module,
+    dataset: PreparedDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[dict[str, Any]]:
+    """Run a torchvision detector over a data set.
+
+    Args:
+        model: the detector; in evaluation mode during the call.
+        dataset: prepared images, not augmented.
+        batch_size: images at once.
+        workers: loader processes.
+        device: of the model.
+        progress: called with the number of images of every finished batch.
+
+    Returns:
+        One dict an image, on the CPU: image_id, boxes [n,4] in original pixels, scores [n], labels [n].
+    """
+    training = model.training
+    model.eval()
+    detections = []
+    for images, targets in build_loader(
+        dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers
+    ):
+        outputs = model([image.to(device).float().div_(255) for image in images])
+        for image, target, output in zip(images, targets, outputs, strict=True):
+            height, width = target["original_size"]
+            scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
+            detections.append(
+                {
+                    "image_id": target["image_id"],
+                    "boxes": output["boxes"].float().cpu() * scale,
+                    "scores": output["scores"].float().cpu(),
+                    "labels": output["labels"].cpu(),
+                }
+            )
+        progress(len(images))
+    model.train(training)
+    return detections

@@ -1,0 +1,183 @@
+"""The main job: teacher, control, prototypes, distilled student, and their measured AP."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gkd_fast.config import Config, to_dict
+from gkd_fast.data import build_dataset
+from gkd_fast.data.pipeline import PreparedDataset
+from gkd_fast.detectors import DetectorSpec, adapt, build_detector, detector_from_weights, specs
+from gkd_fast.distill import Distiller
+from gkd_fast.engine.checkpoint import load_detector, save_detector
+from gkd_fast.engine.inference import detect
+from gkd_fast.engine.precision import resolve_device
+from gkd_fast.engine.robustness import weights_by_condition
+from gkd_fast.engine.trainer import Phase, Trainer
+from gkd_fast.errors import InputError
+from gkd_fast.evaluation.coco import evaluate_coco
+from gkd_fast.evaluation.voc import evaluate_voc
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The prepared data of a run."""
+
+    train: PreparedDataset
+    val: PreparedDataset
+    classes: tuple[str, ...]
+
+
+def prepare_data(config: Config) -> Data:
+    """Read and check both splits.
+
+    Raises:
+        InputError: naming the file or option that cannot be used.
+    """
+    train = prepare_split(config, "train")
+    val = prepare_split(config, "val", classes=train.classes)
+    return Data(train, val, train.classes)
+
+
+def prepare_split(config: Config, role: str, *, classes: tuple[str, ...] = ()) -> PreparedDataset:
+    """Read, check and prepare the ``train`` or ``val`` split of a configuration."""
+    data = config.data
+    training = role == "train"
+    dataset = build_dataset(
+        data.data,
+        data.data_root,
+        data.train_split if training else data.val_split,
+        classes=classes or data.classes or None,
+        scenes_count=data.scenes_train if training else data.scenes_val,
+        scenes_size=(data.short_side, data.short_side),
+        seed=config.run.seed if training else config.run.seed + 1_000_003,
+    )
+    return PreparedDataset(
+        dataset,
+        short_side=data.short_side,
+        long_side=data.long_side,
+        flip=data.flip if training else 0.0,
+        seed=config.run.seed,
+        cache=data.cache,
+    )
+
+
+def run(config: Config, folder: Path) -> Result:
+    """Run the main job and return the content of its ``summary.json``.
+
+    Args:
+        config: validated settings.
+        folder: the run's folder, made here; finished phases found in it are not run again.
+
+    Raises:
+        InputError: before any training, for input that cannot be used.
+    """
+    device = resolve_device(config.run.device)
+    data = prepare_data(config)
+    teacher_spec, student_spec = specs(config)
+    teacher, teacher_spec = _load_teacher(config, teacher_spec, data.classes)
+    torch.manual_seed(config.run.seed)
+    build_detector(student_spec, len(data.classes), weights=config.model.student_weights)  # fails early
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    summary: Result = {"classes": list(data.classes), "device": str(device), "amp": config.run.amp}
+
+    if teacher is None:
+        phase = Phase("teacher", folder / "teacher", config.optim.teacher_epochs, config.optim.teacher_lr)
+        teacher, summary["teacher"] = _train(
+            config, data, device, phase, teacher_spec, config.model.teacher_weights
+        )
+    else:
+        teacher.to(device)
+        summary["teacher"] = evaluate_detector(config, data.val, teacher, device)
+
+    phase = Phase("student", folder / "student", config.optim.epochs, config.optim.lr)
+    _, summary["student"] = _train(config, data, device, phase, student_spec, config.model.student_weights)
+
+    torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
+    distiller = Distiller(adapt(teacher), config.model.student_channels, data.classes, config.distill, device)
+    phase = Phase("distilled", folder / "distilled", config.optim.epochs, config.optim.lr)
+    student, summary["distilled"] = _train(
+        config, data, device, phase, student_spec, config.model.student_weights, distiller
+    )
+    if config.data.data == "scenes":
+        summary["robust_weights"] = weights_by_condition(adapt(student), distiller, data.val, config, device)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _load_teacher(
+    config: Config, spec: DetectorSpec, classes: tuple[str, ...]
+) -> tuple[nn.Module | None, DetectorSpec]:
+    """A finished teacher where one is given, else None."""
+    if config.model.teacher_checkpoint:
+        checkpoint = load_detector(config.model.teacher_checkpoint)
+        if checkpoint.classes != classes:
+            raise InputError(
+                f"{config.model.teacher_checkpoint}: expected a teacher of the classes {', '.join(classes)}; "
+                f"got {', '.join(checkpoint.classes)}"
+            )
+        if checkpoint.spec.detector != config.model.detector:
+            raise InputError(
+                f"{config.model.teacher_checkpoint}: "
+                f"expected a {config.model.detector}, got a {checkpoint.spec.detector}"
+            )
+        return checkpoint.build(), checkpoint.spec
+    if "_Weights." in config.model.teacher_weights:
+        spec, teacher = detector_from_weights(config.model.teacher_weights, classes)
+        if spec.detector != config.model.detector:
+            raise InputError(f"--teacher-weights: expected a {config.model.detector}, got a {spec.detector}")
+        return teacher, spec
+    return None, spec
+
+
+def _train(
+    config: Config,
+    data: Data,
+    device: torch.device,
+    phase: Phase,
+    spec: DetectorSpec,
+    weights: str,
+    distiller: Distiller | None = None,
+) -> tuple[nn.Module, Result]:
+    """Train and evaluate one detector, or load it where the phase is finished."""
+    torch.manual_seed(config.run.seed)
+    result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
+    if result_file.exists():
+        model = load_detector(model_file).build().to(device)
+        if distiller:
+            distiller.load_state_dict(torch.load(phase.folder / "last.pt", weights_only=True)["distiller"])
+        return model, json.loads(result_file.read_text())
+    phase.folder.mkdir(exist_ok=True)
+    model = build_detector(spec, len(data.classes), weights=weights).to(device)
+    started = time.perf_counter()
+    rate = Trainer(adapt(model), data.train, phase, config, device, distiller).fit()
+    result = evaluate_detector(config, data.val, model, device)
+    result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
+    save_detector(model_file, model, spec, data.classes, to_dict(config))
+    result_file.write_text(json.dumps(result, indent=2) + "\n")
+    return model, result
+
+
+def evaluate_detector(
+    config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device
+) -> Result:
+    """COCO figures, and for VOC data the mAP of both rules."""
+    detections = detect(
+        model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device
+    )
+    result = evaluate_coco(dataset.ground_truth(), detections)
+    if config.data.data == "voc":
+        for rule in ("2007", "2010"):
+            result[f"mAP_{rule}"] = evaluate_voc(dataset.ground_truth(), detections, rule=rule)["mAP"]
+    return result

@@ -1,0 +1,35 @@
+"""Optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from gkd_fast.config import OptimConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, lr: float) -> Optimizer:
+    """SGD with momentum or AdamW over the trainable parameters."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return SGD(trainable, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return AdamW(trainable, lr=lr, weight_decay=config.weight_decay)
+
+
+def build_schedule(optimizer: Optimizer, config: OptimConfig, epochs: int, steps_per_epoch: int) -> LambdaLR:
+    """Linear warm-up, then a multi-step or half-cosine schedule, advanced once a step."""
+    total = epochs * steps_per_epoch
+    warmup = min(config.warmup_steps, total // 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in config.milestones)
+
+    return LambdaLR(optimizer, factor)

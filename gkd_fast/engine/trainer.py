@@ -1,0 +1,198 @@
+"""Training of one detector: on its own, or distilled from a frozen teacher."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gkd_fast.config import Config
+from gkd_fast.data.loader import build_loader
+from gkd_fast.data.pipeline import PreparedDataset
+from gkd_fast.detectors import DetectorAdapter, plain_targets
+from gkd_fast.distill import Distiller, candidate_indices
+from gkd_fast.engine.checkpoint import load_state, save_atomically
+from gkd_fast.engine.metrics import MetricsWriter, Progress, StepMeter
+from gkd_fast.engine.optim import build_optimizer, build_schedule
+from gkd_fast.engine.precision import Precision
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training of the run: the teacher, the student alone, or the distilled student."""
+
+    name: str
+    folder: Path
+    epochs: int
+    lr: float
+
+
+class Trainer:
+    """Runs one phase, from where its last checkpoint stands.
+
+    Args:
+        adapter: the detector to train, on the device.
+        dataset: prepared training images.
+        phase: name, folder, length and learning rate.
+        config: of the run.
+        device: of all networks.
+        distiller: the frozen teacher, or None to train without distillation.
+    """
+
+    def __init__(
+        self,
+        adapter: DetectorAdapter,
+        dataset: PreparedDataset,
+        phase: Phase,
+        config: Config,
+        device: torch.device,
+        distiller: Distiller | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.dataset = dataset
+        self.phase = phase
+        self.config = config
+        self.device = device
+        self.distiller = distiller
+        self.loader = build_loader(
+            dataset,
+            batch_size=config.optim.batch_size,
+            shuffle=True,
+            seed=config.run.seed,
+            workers=config.data.workers,
+        )
+        self.steps_per_epoch = len(self.loader)
+        self.trainable = [*adapter.model.parameters(), *(distiller.parameters() if distiller else [])]
+        self.optimizer = build_optimizer(self.trainable, config.optim, phase.lr)
+        self.schedule = build_schedule(self.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
+        self.precision = Precision(config.run, device)
+        self.step = 0
+        self.seconds = 0.0
+        self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl")
+        self.meter = StepMeter()
+
+    def fit(self) -> float:
+        """Train to the end of the phase.
+
+        Returns:
+            Images a second over the phase, without the time for prototypes.
+        """
+        self._resume()
+        total = self.phase.epochs * self.steps_per_epoch
+        progress = Progress(self.phase.name, total, self.step)
+        self.adapter.model.train()
+        while self.step < total:
+            self._epoch(self.step // self.steps_per_epoch, progress)
+        progress.close()
+        return total * self.config.optim.batch_size / max(self.seconds, 1e-9)
+
+    def _epoch(self, epoch: int, progress: Progress) -> None:
+        done = self.step % self.steps_per_epoch
+        if self.distiller and done == 0 and epoch % self.config.distill.refresh_epochs == 0:
+            self._refresh(epoch)
+        self.dataset.set_epoch(epoch)
+        self.loader.sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
+        started = time.perf_counter()
+        self.meter.pause()
+        for batch in self.loader:
+            self._step(batch, epoch)
+            progress.step()
+            if self.step % self.config.run.log_steps == 0:
+                self._log(epoch, progress)
+            if self.step % self.config.run.checkpoint_steps == 0:
+                self.seconds += time.perf_counter() - started
+                self.save()
+                started = time.perf_counter()
+        self.seconds += time.perf_counter() - started
+        self.save()
+
+    def _step(self, batch: Batch, epoch: int) -> None:
+        terms = self._losses(batch, epoch)
+        scaler = self.precision.scaler
+        self.optimizer.zero_grad(set_to_none=True)
+        scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+        if self.config.optim.clip_norm:
+            scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.trainable, self.config.optim.clip_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.schedule.step()
+        self.step += 1
+        self.meter.add(terms, len(batch[0]))
+
+    def _losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        images, targets = batch
+        image_list = self.adapter.batch([image.to(self.device, non_blocking=True) for image in images])
+        with self.precision.autocast():
+            own = self.adapter.train_pass(image_list, plain_targets(targets, self.device))
+            terms = {name: value.float() for name, value in own.losses.items()}
+            if self.distiller:
+                kappa = 1 - epoch / self.phase.epochs if self.config.distill.attenuation else 1.0
+                terms.update(self.distiller.terms(self.adapter, own, image_list, kappa=kappa)[0])
+        return terms
+
+    def _refresh(self, epoch: int) -> None:
+        started = time.perf_counter()
+        distill = self.config.distill
+        assert self.distiller is not None
+        subset = candidate_indices(
+            self.dataset.labels_per_image(), distill.candidate_images, self.config.run.seed
+        )
+        loader = build_loader(
+            self.dataset.without_flip(),
+            batch_size=self.config.optim.batch_size,
+            shuffle=False,
+            seed=self.config.run.seed,
+            workers=self.config.data.workers,
+            indices=subset,
+        )
+        with self.precision.autocast():
+            bank = self.distiller.refresh(self.adapter, loader)
+        bank.save(self.phase.folder / "prototypes.pt")
+        self.metrics.write(
+            {"phase": self.phase.name, "event": "prototypes", "epoch": epoch, "count": bank.student.shape[1]}
+            | {"images": len(subset), "seconds": round(time.perf_counter() - started, 3)}
+        )
+
+    def _log(self, epoch: int, progress: Progress) -> None:
+        means = self.meter.flush()
+        progress.show(means)
+        rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
+        lr = self.schedule.get_last_lr()[0]
+        self.metrics.write({"phase": self.phase.name, "step": self.step, "epoch": epoch, "lr": lr, **rounded})
+
+    def save(self) -> None:
+        """Write the state from which `fit` goes on."""
+        save_atomically(
+            {
+                "step": self.step,
+                "seconds": self.seconds,
+                "model": self.adapter.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.precision.scaler.state_dict(),
+                "distiller": self.distiller.state_dict() if self.distiller else None,
+                "random": torch.get_rng_state(),
+            },
+            self.phase.folder / "last.pt",
+        )
+
+    def _resume(self) -> None:
+        path = self.phase.folder / "last.pt"
+        if not path.exists():
+            return
+        state = load_state(path)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.adapter.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        if self.distiller:
+            self.distiller.load_state_dict(state["distiller"])
+        torch.set_rng_state(state["random"])

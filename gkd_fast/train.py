@@ -1,0 +1,30 @@
+"""``python -m gkd_fast.train``: distil a detector and show what it brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gkd_fast import config as settings
+from gkd_fast.cli import parse_config, run_command
+from gkd_fast.engine.folders import run_folder, stored_config
+from gkd_fast.engine.job import run
+from gkd_fast.engine.report import summary_table
+
+_DESCRIPTION = """Train a teacher (or take a finished one), the student alone, and the distilled student at
+equal steps; evaluate all three. Without options: the embedded scenes data, everything from random weights."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, run, print the table."""
+    start = stored_config(arguments)
+    config = parse_config(arguments, "gkd_fast.train", _DESCRIPTION, start)
+    settings.validate(config)
+    folder = run_folder(config)
+    print(f"run folder: {folder}", flush=True)
+    summary: dict[str, Any] = run(config, folder)
+    print(summary_table(summary))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,126 @@
+"""What every data set shares: the target of a sample, the ground truth in COCO format, images with boxes on disk."""
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torchvision import tv_tensors
+
+from gkd_fast.data.images import read_image
+
+Target = dict[str, Any]
+
+
+class Detectable(Protocol):
+    """A detection data set: label k (1-based; 0 is background) is `classes[k - 1]`."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]: ...
+
+    def ground_truth(self) -> dict: ...
+
+
+def make_target(boxes: np.ndarray, labels: np.ndarray, *, image_id: int, size: tuple[int, int]) -> Target:
+    """boxes float32 [B,4] x1 y1 x2 y2 in pixels of an image of `size` (h, w); labels int64 [B]."""
+    as_boxes = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)
+    return {
+        "boxes": as_boxes,
+        "labels": torch.from_numpy(labels),
+        "image_id": image_id,
+        "original_size": size,
+    }
+
+
+def coco_ground_truth(
+    classes: Sequence[str],
+    images: Iterable[tuple[int, tuple[int, int], str]],
+    annotations: Iterable[tuple[np.ndarray, ...]],
+) -> dict:
+    """Ground truth in COCO format, annotation ids from 1 (the COCO evaluation takes id 0 for "unmatched").
+
+    Args:
+        classes: K names.
+        images: (id, (height, width), file name) of each image.
+        annotations: for each image (boxes [B,4] XYXY, labels [B]) or (boxes, labels, crowd bool [B], area [B]);
+            without `area` it is that of the box.
+    """
+    image_list, annotation_list = [], []
+    for (image_id, (height, width), name), (boxes, labels, *rest) in zip(images, annotations, strict=True):
+        image_list.append({"id": image_id, "width": width, "height": height, "file_name": name})
+        extent = boxes[:, 2:] - boxes[:, :2]
+        crowd, area = rest if rest else (np.zeros(len(boxes), dtype=bool), extent.prod(1))
+        bboxes = np.concatenate([boxes[:, :2], extent], axis=1).tolist()
+        for bbox, label, is_crowd, size in zip(
+            bboxes, labels.tolist(), crowd.tolist(), area.tolist(), strict=True
+        ):
+            annotation_list.append(
+                {
+                    "id": len(annotation_list) + 1,
+                    "image_id": image_id,
+                    "category_id": label,
+                    "bbox": bbox,
+                    "area": size,
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes, start=1)]
+    return {"images": image_list, "annotations": annotation_list, "categories": categories}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image file and its boxes.
+
+    size: (height, width). boxes: float32 [B,4] XYXY in pixels. labels: int64 [B]. ignored: bool [B], crowds and
+    difficult objects, which take no part in training and cost nothing in evaluation. area: float32 [B] in square
+    pixels, of the object's mask where it is known, else of its box.
+    """
+
+    image_id: int
+    path: Path
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+    area: np.ndarray
+
+
+class AnnotatedImages:
+    """A data set of image files whose annotations are already read and checked.
+
+    Args:
+        classes: K names.
+        records: one per image.
+        dropped: number of zero-area boxes that were left out.
+    """
+
+    def __init__(self, classes: Sequence[str], records: Sequence[Record], *, dropped: int = 0) -> None:
+        self.classes, self.records, self.dropped = tuple(classes), list(records), dropped
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
+        """The image (uint8 [3,H,W]) and its target without ignored boxes. InputError if the file cannot be decoded."""
+        record = self.records[operator.index(index)]
+        keep = ~record.ignored
+        image = tv_tensors.Image(read_image(record.path))
+        target = make_target(
+            record.boxes[keep], record.labels[keep], image_id=record.image_id, size=record.size
+        )
+        return image, target
+
+    def ground_truth(self) -> dict:
+        """All annotations in COCO format; ignored boxes carry `iscrowd` 1."""
+        return coco_ground_truth(
+            self.classes,
+            [(record.image_id, record.size, record.path.name) for record in self.records],
+            [(record.boxes, record.labels, record.ignored, record.area) for record in self.records],
+        )

@@ -49,9 +49,7 @@ def _difference(got: Tensor | None, expected: Tensor | None, tolerance: float) -
     return None if relative <= tolerance else f"relative error {relative:.1e}"
 
 
-def pick_disagreement(
-    result: Result, truth: Result, student: Tensor, teacher: Tensor, alpha: float
-) -> str | None:
+def pick_disagreement(result: Result, truth: Result, student: Tensor, teacher: Tensor, alpha: float) -> str | None:
     """Like `disagreement` for matching pursuit: other picks are accepted only where gains tie.
 
     The result may hold the first problems only. A problem whose picks are the reference's agrees. Of the

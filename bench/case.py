@@ -112,11 +112,9 @@ def implementations(
     torchvision_call: Call | None = None,
     **options: object,
 ) -> list[Implementation]:
-    """The public function as reference, fused and compiled; torchvision and the published loop where given."""
+    """The public function as reference, fused and compiled; the other two where they are given."""
     whole, in_parts = (torch.compile(function, fullgraph=full, dynamic=False) for full in (True, False))
-    with_breaks = Implementation(
-        "compiled", on_backend("reference", in_parts, *args, **options), note="no full graph"
-    )
+    with_breaks = Implementation("compiled", on_backend("reference", in_parts, *args, **options), note="no full graph")
     found = [
         Implementation("reference", on_backend("reference", function, *args, **options)),
         Implementation("fused", fused(device, function, *args, **options)),
@@ -125,7 +123,5 @@ def implementations(
     if torchvision_call is not None:
         found.append(Implementation("torchvision", torchvision_call))
     if loop is not None:
-        found.append(
-            Implementation("published_loop", on_backend("reference", loop, *args, **options), once=True)
-        )
+        found.append(Implementation("published_loop", on_backend("reference", loop, *args, **options), once=True))
     return found

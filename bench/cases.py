@@ -67,7 +67,7 @@ def _multiscale_roi_align(setting: Setting) -> Case:
     covered = covered_bytes(shape, setting.dtype, boxes, image_index, level)
     return Case(
         op="multiscale_roi_align",
-        detail=f"{_pyramid_text(shape)}, {shape.rois} boxes, {ROI_SIZE}x{ROI_SIZE}, {ROI_SAMPLES} samples a side",
+        detail=f"{_pyramid_text(shape)}, {shape.rois} boxes, {ROI_SIZE}x{ROI_SIZE}, ratio {ROI_SAMPLES}",
         device=setting.device,
         leaves=maps,
         implementations=implementations(
@@ -265,15 +265,11 @@ def _make_bank(setting: Setting, generator: torch.Generator) -> PrototypeBank:
     """Prototypes float32, as the bank keeps them; equally many of every class."""
     shape = setting.shape
     size = (shape.levels, shape.prototypes)
-    student, teacher = (
-        torch.randn(*size, shape.channels, generator=generator).to(setting.device) for _ in range(2)
-    )
+    student, teacher = (torch.randn(*size, shape.channels, generator=generator).to(setting.device) for _ in range(2))
     return PrototypeBank(
         student=student,
         teacher=teacher,
-        class_offsets=torch.arange(
-            0, shape.prototypes + 1, shape.prototypes_per_class, device=setting.device
-        ),
+        class_offsets=torch.arange(0, shape.prototypes + 1, shape.prototypes_per_class, device=setting.device),
         image_ids=torch.zeros(size, dtype=torch.int64),
         boxes=torch.zeros(*size, 4),
         classes=tuple(f"class {k}" for k in range(shape.classes)),
@@ -286,8 +282,7 @@ def _make_embeddings(shape: Shape, bank: PrototypeBank, generator: torch.Generat
     nearest = torch.randint(shape.prototypes, (shape.instances,), generator=generator)
     size = (shape.levels, shape.instances, shape.channels)
     student, teacher = (
-        space.cpu()[:, nearest] + 0.7 * torch.randn(size, generator=generator)
-        for space in (bank.student, bank.teacher)
+        space.cpu()[:, nearest] + 0.7 * torch.randn(size, generator=generator) for space in (bank.student, bank.teacher)
     )
     return student, teacher
 

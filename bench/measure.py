@@ -63,8 +63,7 @@ def measure(
     passes |= {name: partial(run_pass, call, (), (), case.device) for name, call in floors.items()}
     medians = _interleave(passes)
     measurements = [
-        replace(m, time=medians[m.name], peak_bytes=peaks[m.name]) if m.name in peaks else m
-        for m in measurements
+        replace(m, time=medians[m.name], peak_bytes=peaks[m.name]) if m.name in peaks else m for m in measurements
     ]
     return measurements, {name: medians[name].total for name in floors}
 

@@ -166,8 +166,7 @@ def robust_distilling(
         raise ValueError(f"stage: expected 'two_stage', got {stage!r}")
     boxes, image_index = instances.boxes, instances.image_index
     embedded = [
-        box_mean_pool(maps, boxes, image_index, bank.strides, negative=config.negative)
-        for maps in (student, teacher)
+        box_mean_pool(maps, boxes, image_index, bank.strides, negative=config.negative) for maps in (student, teacher)
     ]
     discrepancy, omega = pairwise_discrepancy(
         *embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets
@@ -178,12 +177,8 @@ def robust_distilling(
     channels = teacher[0].shape[1]
     terms = {
         "global": kappa * config.global_weight * discrepancy.sum(),
-        "foreground": kappa
-        * config.foreground_weight
-        * (foreground / (2 * channels * weight).clamp(min=1.0)).mean(),
-        "background": kappa
-        * config.background_weight
-        * (background / (2 * channels * cells).clamp(min=1.0)).mean(),
+        "foreground": kappa * config.foreground_weight * (foreground / (2 * channels * weight).clamp(min=1.0)).mean(),
+        "background": kappa * config.background_weight * (background / (2 * channels * cells).clamp(min=1.0)).mean(),
         "soft": config.soft_weight * _soft_label_loss(soft, instances.labels, bank, config.temperature),
     }
     return terms, omega

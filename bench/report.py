@@ -132,8 +132,7 @@ def as_markdown(rows: Sequence[Row], header: Sequence[str]) -> str:
     table = ["| " + " | ".join(line) + " |" for line in cells]
     details = dict.fromkeys(f"- {row.op}, {row.shape}: {row.detail}" for row in rows)
     notes = [
-        f"- {row.op}, {row.dtype}, {row.impl}: "
-        + "; ".join(text for text in (row.note, _verdict(row)) if text)
+        f"- {row.op}, {row.dtype}, {row.impl}: " + "; ".join(text for text in (row.note, _verdict(row)) if text)
         for row in rows
         if row.note or row.status != "ok"
     ]

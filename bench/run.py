@@ -55,13 +55,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error(
-            "argument --device: expected a device that torch can use, got cuda without a GPU or its driver"
-        )
+        parser.error("argument --device: expected a device that torch can use, got cuda without a GPU or its driver")
     if options.json and not _writable(options.json):
-        parser.error(
-            f"argument --json: expected a file in a folder that can be written to, got {options.json}"
-        )
+        parser.error(f"argument --json: expected a file in a folder that can be written to, got {options.json}")
     options.op = list(dict.fromkeys(options.op or CASES))
     options.dtype = [DTYPES[name] for name in dict.fromkeys(options.dtype or ["float32"])]
     return options
@@ -100,8 +96,7 @@ def run(
 def _rates_text(seen: dict[str, list[float]]) -> str:
     units = {True: "GFLOP/s", False: "GB/s"}
     return ", ".join(
-        f"{name} {statistics.median(rates) / 1e9:.1f} {units[name.endswith('product')]}"
-        for name, rates in seen.items()
+        f"{name} {statistics.median(rates) / 1e9:.1f} {units[name.endswith('product')]}" for name, rates in seen.items()
     )
 
 

@@ -57,9 +57,7 @@ def coco_ground_truth(
         extent = boxes[:, 2:] - boxes[:, :2]
         crowd, area = rest if rest else (np.zeros(len(boxes), dtype=bool), extent.prod(1))
         bboxes = np.concatenate([boxes[:, :2], extent], axis=1).tolist()
-        for bbox, label, is_crowd, size in zip(
-            bboxes, labels.tolist(), crowd.tolist(), area.tolist(), strict=True
-        ):
+        for bbox, label, is_crowd, size in zip(bboxes, labels.tolist(), crowd.tolist(), area.tolist(), strict=True):
             annotation_list.append(
                 {
                     "id": len(annotation_list) + 1,
@@ -112,9 +110,7 @@ class AnnotatedImages:
         record = self.records[operator.index(index)]
         keep = ~record.ignored
         image = tv_tensors.Image(read_image(record.path))
-        target = make_target(
-            record.boxes[keep], record.labels[keep], image_id=record.image_id, size=record.size
-        )
+        target = make_target(record.boxes[keep], record.labels[keep], image_id=record.image_id, size=record.size)
         return image, target
 
     def ground_truth(self) -> dict:

@@ -1,27 +1,31 @@
-"""Samples as the detectors take them: resized once, cached, flipped reproducibly."""
-
-from __future__ import annotations
+"""From a data set to training samples: resize, optionally cache, flip reproducibly."""
 
 import copy
+import operator
+from typing import Self
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from gkd_fast.data.annotated import Detectable, Target
+from gkd_fast.data.transforms import horizontal_flip, resize
 
 
 class PreparedDataset(Dataset):
-    """A data set with its images resized and, in training, flipped.
+    """Samples of `dataset`, resized and flipped; boxes in pixels of the resized image.
+
+    Whether a sample is flipped depends on (`seed`, epoch, index) alone, so it is the same in any worker, in any
+    order and after resuming. `image_id` and `original_size` stay those of the original image.
 
     Args:
-        dataset: images and boxes in original pixels.
-        short_side, long_side: the short side becomes `short_side` pixels long unless the long one would exceed
-            `long_side`.
-        flip: probability of a horizontal flip, drawn from (seed, epoch, index).
-        seed: of the flips.
-        cache: keep resized images in memory.
+        dataset: the data set to prepare.
+        short_side: length in pixels that the shorter side gets ...
+        long_side: ... unless the longer side would exceed this length in pixels.
+        flip: probability of a horizontal flip.
+        seed: seed of the flips, at least 0.
+        cache: keep resized uint8 images in memory (height x width x 3 bytes each; every loader worker has its own).
     """
 
     def __init__(
@@ -34,59 +38,66 @@ class PreparedDataset(Dataset):
         seed: int = 0,
         cache: bool = False,
     ) -> None:
-        self.dataset = dataset
-        self.classes = dataset.classes
-        self.flip = flip
-        self.seed = seed
-        self.epoch = 0
-        self.short_side = short_side
-        self.long_side = long_side
+        if not 0 < short_side <= long_side:
+            raise ValueError(
+                f"expected 0 < short_side <= long_side, got short_side {short_side}, long_side {long_side}"
+            )
+        if not 0 <= flip <= 1:
+            raise ValueError(f"expected a flip probability in [0, 1], got {flip}")
+        if seed < 0:
+            raise ValueError(f"expected a seed of at least 0, got {seed}")
+        self.dataset, self.short_side, self.long_side = dataset, short_side, long_side
+        self.flip, self.seed = flip, seed
         self._cache: dict[int, tuple[tv_tensors.Image, Target]] | None = {} if cache else None
+        # In shared memory, so that persistent loader workers see a new epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the augmentation of this epoch from now on."""
-        self.epoch = epoch
+        """Draws the flips of `epoch` (from 0) from now on."""
+        self._epoch.fill_(epoch)
 
-    def without_flip(self) -> PreparedDataset:
+    def without_flip(self) -> Self:
         """The same data, cache included, without augmentation."""
         plain = copy.copy(self)
         plain.flip = 0.0
         return plain
 
-    def ground_truth(self) -> dict:
-        """Annotations in COCO format, in original pixels."""
-        return self.dataset.ground_truth()
-
     def labels_per_image(self) -> list[set[int]]:
-        """The classes (from 0) that every image shows, without decoding it."""
-        truth = self.dataset.ground_truth()
+        """The classes (label - 1) of each sample's trainable boxes, without decoding or drawing the images."""
+        truth = self.ground_truth()
         labels: dict[int, set[int]] = {image["id"]: set() for image in truth["images"]}
         for annotation in truth["annotations"]:
             if not annotation["iscrowd"]:
                 labels[annotation["image_id"]].add(annotation["category_id"] - 1)
         return list(labels.values())
 
+    def ground_truth(self) -> dict:
+        """Annotations in COCO format, in pixels of the original images."""
+        return self.dataset.ground_truth()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
+        """The resized image (uint8 [3,H,W]) and its target. Do not write into them when the data set caches."""
+        index = operator.index(index)
         image, target = self._resized(index)
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch, index)) & 0x7FFFFFFF)
-        if self.flip and float(torch.rand((), generator=generator)) < self.flip:
-            image, boxes = v2.functional.horizontal_flip(image), v2.functional.horizontal_flip(target["boxes"])
-            target = {**target, "boxes": boxes}
-        return image, target
+        if self.flip and np.random.default_rng((self.seed, self.epoch, index)).random() < self.flip:
+            image, target = horizontal_flip(image, target)
+        return image, dict(target)
 
     def _resized(self, index: int) -> tuple[tv_tensors.Image, Target]:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        image, target = self.dataset[index]
-        height, width = image.shape[-2:]
-        scale = min(self.short_side / min(height, width), self.long_side / max(height, width))
-        size = [round(height * scale), round(width * scale)]
-        resized = v2.functional.resize(image, size, antialias=True)
-        boxes = v2.functional.resize(target["boxes"], size)
-        sample = resized, {**target, "boxes": boxes}
+        sample = resize(*self.dataset[index], short_side=self.short_side, long_side=self.long_side)
         if self._cache is not None:
             self._cache[index] = sample
         return sample

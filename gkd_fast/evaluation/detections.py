@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 Detection = dict[str, Any]
-"""image_id: int; boxes: float [n,4] x1 y1 x2 y2 in original pixels; scores: float [n]; labels: int64 [n]; on the CPU."""
+"""image_id: int; boxes: float [n,4] XYXY in original pixels; scores: float [n]; labels: int64 [n]; on the CPU."""
 
 
 def check_detections(ground_truth: dict, detections: Sequence[Detection]) -> None:

@@ -1,9 +1,10 @@
 """PASCAL VOC mean average precision.
 
-The rules are those of the VOC development kit: detections of a class compete in the order of their scores. Each looks at
-the ground-truth box of its class and image that it overlaps most. It counts as true if the overlap reaches the threshold
-and nobody took that box before, as nothing if that box is difficult, else as false. Overlaps are of continuous boxes, as
-this package's VOC reader gives them: they equal the kit's overlaps of inclusive pixels of width xmax - xmin + 1.
+The rules are those of the VOC development kit: detections of a class compete in the order of their scores. Each looks
+at the ground-truth box of its class and image that it overlaps most. It counts as true if the overlap reaches the
+threshold and nobody took that box before, as nothing if that box is difficult, else as false. Overlaps are of
+continuous boxes, as this package's VOC reader gives them: they equal the kit's overlaps of inclusive pixels, where a
+width is xmax - xmin + 1.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ def evaluate_voc(
         ground_truth: in COCO format; `iscrowd` 1 means difficult: neither required nor held against a detection.
         detections: one dict an image: image_id, boxes [n,4] x1 y1 x2 y2 in original pixels, scores [n], labels [n].
         iou_threshold: least overlap (intersection over union) of a true detection.
-        rule: "2007": mean of the best precisions at recall 0, 0.1, ..., 1 or more; "2010" (in use since): area under the
-            precision-recall curve made monotone.
+        rule: "2007": mean of the best precisions at recall 0, 0.1, ..., 1 or more; "2010" (in use since): area under
+            the precision-recall curve made monotone.
 
     Returns:
-        `per_class`, {name: AP} in 0..1, -1 for a class without ground truth (difficult objects do not count), and `mAP`,
-        the mean over the other classes (-1 if there is none).
+        `per_class`, {name: AP} in 0..1, -1 for a class without ground truth (difficult objects do not count), and
+        `mAP`, the mean over the other classes (-1 if there is none).
 
     Raises:
         ValueError: an unknown rule, a threshold outside (0, 1], an unknown image or label, or an image twice.

@@ -18,9 +18,7 @@ from gkd_fast.errors import InputError
 T = TypeVar("T")
 
 
-def parse_config(
-    arguments: Sequence[str], program: str, description: str, start: Config | None = None
-) -> Config:
+def parse_config(arguments: Sequence[str], program: str, description: str, start: Config | None = None) -> Config:
     """Read a configuration from a command line.
 
     The starting point is `start`, else the presets of ``--preset``, else the preset named like ``--data``.

@@ -108,6 +108,11 @@ class DistillConfig:
     (off: the published code, which fails there)."""
     repeat_picks: bool = False
     """Let the matching pursuit pick an instance twice (on: the published code)."""
+    student_statistics: Literal["batch", "running"] = "batch"
+    """Batch normalisation of the student while prototypes are generated: by the batch, as in its training steps,
+    or by the running statistics, as in the published code, which starts from a finished student."""
+    positive_weights: bool = True
+    """Count negative robust weights as 0 (off: the published code, where they drive the student from the teacher)."""
     negative: Literal["clamp", "mirror"] = "clamp"
     """Coordinates below zero: clamped, or mirrored as in the published code."""
     overlap: Literal["max", "last"] = "max"
@@ -199,6 +204,8 @@ class Config:
 PUBLISHED_DISTILL: dict[str, Any] = {
     "relax_filters": False,
     "repeat_picks": True,
+    "student_statistics": "running",
+    "positive_weights": False,
     "negative": "mirror",
     "overlap": "last",
     "one_stage_soft": "published",
@@ -240,8 +247,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "bccd": {
         "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 240},
         "model": {"teacher": "mobilenet_v2", "teacher_weights": "IMAGENET1K_V1", "student_channels": 64}
-        | {"teacher_head": 1024, "student_head": 1024, "anchor_size": 32, "rois": 128},
-        "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4},
+        | {"teacher_head": 512, "student_head": 512, "rois": 128},
+        "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
     },
     "reference": {"distill": PUBLISHED_DISTILL},
 }
@@ -362,9 +369,7 @@ def validate(config: Config) -> None:
         if not 0 <= value <= 1:
             raise InputError(f"--{name}: expected a number from 0 to 1, got {value}")
     if data.long_side < data.short_side:
-        raise InputError(
-            f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}"
-        )
+        raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
     if data.data != "scenes" and data.data_root is None:
         raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
     if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":

@@ -15,8 +15,8 @@ from gkd_fast.engine.job import evaluate_detector, prepare_split
 from gkd_fast.engine.precision import resolve_device
 from gkd_fast.errors import InputError
 
-_DESCRIPTION = """Evaluate a trained detector: COCO figures, and for VOC data the mAP of both rules. The data default to
-those that the detector was trained with."""
+_DESCRIPTION = """Evaluate a trained detector: COCO figures, and for VOC data the mAP of both rules. The data
+default to those that the detector was trained with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,11 @@ def pattern(kind: str, u: Array, v: Array, period: float, phase: float) -> Array
     raise ValueError(f"expected a pattern of {PATTERNS}, got {kind!r}")
 
 
-def colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Array:
-    """A random colour, float32 [3,1,1]; hue uniform, saturation and value uniform in their ranges."""
-    hue = rng.random()
+def colour(
+    rng: Generator, saturation: tuple[float, float], value: tuple[float, float], hue: float | None = None
+) -> Array:
+    """A random colour, float32 [3,1,1]; saturation and value uniform in their ranges, hue in 0..1 or uniform."""
+    hue = rng.random() if hue is None else hue % 1
     s, v = rng.uniform(*saturation), rng.uniform(*value)
     ramp = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
     return (v * (1 - s * (1 - np.clip(ramp, 0, 1)))).astype(np.float32)[:, None, None]
@@ -82,9 +84,9 @@ def background(rng: Generator, size: tuple[int, int]) -> Array:
     kind = PATTERNS[rng.integers(len(PATTERNS))]
     period = rng.uniform(80, 160) if kind == "gradient" else rng.uniform(9, 40)
     mix = pattern(kind, u + bend, v, period * unit, rng.uniform(0, 6.28))
-    first = colour(rng, (0.0, 0.45), (0.25, 0.85))
-    second = np.clip(first + rng.uniform(-0.25, 0.25, (3, 1, 1)).astype(np.float32), 0, 1)
-    clouds = noise(rng, size, 3, 3) * np.float32(rng.uniform(0.02, 0.16))
+    first = colour(rng, (0.0, 0.3), (0.3, 0.8))
+    second = np.clip(first + rng.uniform(-0.14, 0.14, (3, 1, 1)).astype(np.float32), 0, 1)
+    clouds = noise(rng, size, 3, 3) * np.float32(rng.uniform(0.02, 0.12))
     grey = noise(rng, size, 13, 1) * np.float32(rng.uniform(0, 0.10))
-    grey += noise(rng, size, 49, 1) * np.float32(rng.uniform(0, 0.14))
+    grey += noise(rng, size, 49, 1) * np.float32(rng.uniform(0, 0.08))
     return first + (second - first) * mix + clouds + grey

@@ -56,12 +56,8 @@ def backbone_with_fpn(
     stages, channels_last = _stages(body, PYRAMID_STRIDES[detector])
     missing = [stride for stride in PYRAMID_STRIDES[detector] if stride not in stages]
     if missing:
-        raise InputError(
-            f"backbone {name}: expected stages of strides {PYRAMID_STRIDES[detector]}; none of {missing}"
-        )
-    extra: ExtraFPNBlock = (
-        LastLevelMaxPool() if detector == "faster_rcnn" else LastLevelP6P7(channels, channels)
-    )
+        raise InputError(f"backbone {name}: expected stages of strides {PYRAMID_STRIDES[detector]}; none of {missing}")
+    extra: ExtraFPNBlock = LastLevelMaxPool() if detector == "faster_rcnn" else LastLevelP6P7(channels, channels)
     build = _ChannelsLastBody if channels_last else BackboneWithFPN
     return build(
         body,
@@ -75,28 +71,20 @@ def backbone_with_fpn(
 def _classifier(name: str, *, width: float, weights: str) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise InputError(
-            f"backbone: expected a torchvision model ({', '.join(known[:3])}, ...); got {name!r}"
-        )
+        raise InputError(f"backbone: expected a torchvision model ({', '.join(known[:3])}, ...); got {name!r}")
     chosen = None
     if weights:
         enum = torchvision.models.get_model_weights(name)
         if weights not in enum.__members__:
-            raise InputError(
-                f"weights of {name}: expected one of {', '.join(enum.__members__)}; got {weights!r}"
-            )
+            raise InputError(f"weights of {name}: expected one of {', '.join(enum.__members__)}; got {weights!r}")
         chosen = enum[weights]
     options = {} if width == 1.0 else {"width_mult": width}
     try:
         return torchvision.models.get_model(name, weights=chosen, **options)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"backbone {name}: expected width 1.0 for these weights, got {width} ({error})"
-        ) from error
+        raise InputError(f"backbone {name}: expected width 1.0 for these weights, got {width} ({error})") from error
     except OSError as error:
-        raise InputError(
-            f"weights {weights} of {name}: expected a download or a cached file; {error}"
-        ) from error
+        raise InputError(f"weights {weights} of {name}: expected a download or a cached file; {error}") from error
 
 
 def _body(model: nn.Module) -> nn.Module:

@@ -82,9 +82,7 @@ def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -
     """
     outputs = num_classes + 1
     if spec.builder:
-        detector = torchvision.models.get_model(
-            spec.builder, weights=None, weights_backbone=None, num_classes=outputs
-        )
+        detector = torchvision.models.get_model(spec.builder, weights=None, weights_backbone=None, num_classes=outputs)
     else:
         backbone = backbone_with_fpn(
             spec.backbone,
@@ -156,9 +154,7 @@ def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[Detector
     unknown = [item for item in classes if item not in categories]
     if unknown:
         raise InputError(f"teacher weights {name}: expected the data's classes, lacks {', '.join(unknown)}")
-    full = torchvision.models.get_model(
-        builder, weights=None, weights_backbone=None, num_classes=len(categories)
-    )
+    full = torchvision.models.get_model(builder, weights=None, weights_backbone=None, num_classes=len(categories))
     if not isinstance(full, (FasterRCNN, RetinaNet)):
         raise InputError(f"weights {name}: expected a Faster R-CNN or a RetinaNet, got {type(full).__name__}")
     state = weights.get_state_dict(progress=False, check_hash=True)
@@ -171,9 +167,7 @@ def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[Detector
     return spec, detector
 
 
-def select_outputs(
-    state: dict[str, torch.Tensor], rows: torch.Tensor, outputs: int
-) -> dict[str, torch.Tensor]:
+def select_outputs(state: dict[str, torch.Tensor], rows: torch.Tensor, outputs: int) -> dict[str, torch.Tensor]:
     """Keep the given class outputs of a detector's state dict.
 
     Args:

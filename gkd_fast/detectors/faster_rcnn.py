@@ -48,9 +48,7 @@ class FasterRCNNAdapter:
         soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": images.image_sizes}
         return StudentPass(losses, list(pyramid.values()), instances, soft)
 
-    def soft_pairs(
-        self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]
-    ) -> SoftPairs:
+    def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """The teacher's head on the student's positive proposals, beside the student's own logits."""
         instances, roi_heads = own.instances, teacher.model.roi_heads
         per_image = [instances.boxes[instances.image_index == i] for i in range(len(own.soft["sizes"]))]

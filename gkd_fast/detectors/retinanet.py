@@ -40,9 +40,7 @@ class RetinaNetAdapter:
         features = list(pyramid.values())
         outputs = self.model.head(features)
         anchors = self.model.anchor_generator(images, features)
-        matched = [
-            self._match(boxes, target["boxes"]) for boxes, target in zip(anchors, targets, strict=True)
-        ]
+        matched = [self._match(boxes, target["boxes"]) for boxes, target in zip(anchors, targets, strict=True)]
         losses = {
             f"loss_{name}": value
             for name, value in self.model.head.compute_loss(targets, outputs, anchors, matched).items()
@@ -50,9 +48,7 @@ class RetinaNetAdapter:
         soft = {"logits": outputs["cls_logits"], "matched": torch.stack(matched)}
         return StudentPass(losses, features, ground_truth_instances(targets), soft)
 
-    def soft_pairs(
-        self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]
-    ) -> SoftPairs:
+    def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """Both networks' logits on the anchors that the student's matcher assigned to a box."""
         features = list(teacher_pyramid.values())
         with torch.no_grad():
@@ -60,8 +56,7 @@ class RetinaNetAdapter:
         logits, matched = own.soft["logits"], own.soft["matched"]
         if teacher_logits.shape != logits.shape:
             raise ValueError(
-                f"teacher's anchors and classes: expected logits {list(logits.shape)}, "
-                f"got {list(teacher_logits.shape)}"
+                f"teacher's anchors and classes: expected logits {list(logits.shape)}, got {list(teacher_logits.shape)}"
             )
         image, anchor = torch.where(matched >= 0)
         counts = torch.bincount(own.instances.image_index, minlength=len(matched))
@@ -81,6 +76,4 @@ class RetinaNetAdapter:
     def _anchor_levels(self, features: list[Tensor]) -> Tensor:
         per_cell = self.model.anchor_generator.num_anchors_per_location()
         counts = [f.shape[-2] * f.shape[-1] * n for f, n in zip(features, per_cell, strict=True)]
-        return torch.repeat_interleave(torch.arange(len(features)), torch.tensor(counts)).to(
-            features[0].device
-        )
+        return torch.repeat_interleave(torch.arange(len(features)), torch.tensor(counts)).to(features[0].device)

@@ -57,8 +57,8 @@ class Distiller:
             student,
             self.teacher,
             batches,
-            negative=self.config.negative,
-            device=self.device,
+            self.config,
+            self.device,
             progress=progress,
         )
         bank = generate_bank(candidates, self.classes, self.config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gkd_fast import ops
 from gkd_fast.config import DistillConfig
@@ -63,9 +63,9 @@ def collect_candidates(
     student: DetectorAdapter,
     teacher: DetectorAdapter,
     batches: Batches,
-    *,
-    negative: str,
+    config: DistillConfig,
     device: torch.device,
+    *,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Candidates:
     """Embed every ground-truth box in both spaces: one pass over the images for all classes and levels.
@@ -73,7 +73,7 @@ def collect_candidates(
     Args:
         student, teacher: both networks, in evaluation mode during the pass.
         batches: uint8 images and targets, not augmented.
-        negative: treatment of negative coordinates, see `ops.box_mean_pool`.
+        config: student_statistics and negative.
         device: of the networks.
         progress: called with the number of images of every finished batch.
     """
@@ -82,6 +82,9 @@ def collect_candidates(
     training = student.model.training
     student.model.eval()
     teacher.model.eval()
+    norms = [] if config.student_statistics == "running" else _batch_norms(student.model)
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
     for images, targets in batches:
         batch = student.batch([image.to(device) for image in images])
         instances = ground_truth_instances(plain_targets(targets, device))
@@ -94,7 +97,7 @@ def collect_candidates(
                 instances.boxes,
                 instances.image_index,
                 strides,
-                negative=negative,
+                negative=config.negative,
             ).cpu()
             for levels in maps
         ]
@@ -102,11 +105,18 @@ def collect_candidates(
         for part, row in zip(parts, rows, strict=True):
             part.append(row)
         progress(len(images))
+    for norm in norms:
+        norm.track_running_stats = True
     student.model.train(training)
     if not strides:
         raise ValueError("candidates: expected at least one batch of images, got none")
     embeddings = [torch.cat(part, dim=1) for part in parts[:2]]
     return Candidates(*embeddings, *(torch.cat(part) for part in parts[2:]), strides=strides)
+
+
+def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """The layers that use the batch's statistics in training."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
 
 
 def density(embeddings: Tensor, bandwidth: float) -> Tensor:
@@ -200,9 +210,7 @@ def _pursue(candidates: Candidates, members: list[Tensor], config: DistillConfig
     dense = torch.zeros(len(members), levels, padded.shape[1], dtype=torch.bool)
     for label, rows in enumerate(members):
         for level in range(levels if len(rows) else 0):
-            dense[label, level, : len(rows)] = dense_instances(
-                spaces[0][level, rows], spaces[1][level, rows], config
-            )
+            dense[label, level, : len(rows)] = dense_instances(spaces[0][level, rows], spaces[1][level, rows], config)
     problem_rows = padded.repeat_interleave(levels, dim=0)
     level = torch.arange(levels).repeat(len(members))[:, None]
     picks = ops.matching_pursuit(

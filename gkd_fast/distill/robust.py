@@ -20,9 +20,7 @@ _BASE_SIZE = 56.0  # pixels; the default of ops.masked_imitation
 class Adapters(nn.Module):
     """One 1x1 convolution per level from the student's to the teacher's channels, with an optional ReLU."""
 
-    def __init__(
-        self, student_channels: int, teacher_channels: int, levels: int, *, relu: bool = False
-    ) -> None:
+    def __init__(self, student_channels: int, teacher_channels: int, levels: int, *, relu: bool = False) -> None:
         super().__init__()
         self.levels = nn.ModuleList(nn.Conv2d(student_channels, teacher_channels, 1) for _ in range(levels))
         self.relu = relu
@@ -33,9 +31,7 @@ class Adapters(nn.Module):
         return [F.relu(feature) for feature in adapted] if self.relu else adapted
 
 
-def robust_weights(
-    student: Tensor, teacher: Tensor, level: Tensor, labels: Tensor, bank: PrototypeBank
-) -> Tensor:
+def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tensor, bank: PrototypeBank) -> Tensor:
     """omega of embeddings that each belong to one level (paper, robust distilling).
 
     omega = 1 - |max_m cos(f_S, p_S,m) - max_m cos(f_T, p_T,m)| over the prototypes of the same class.
@@ -89,6 +85,8 @@ def soft_label_loss(
             divergence = _binary_kl(student, teacher)
         else:  # the weights stay image-major while the rows become level-major
             divergence = _categorical_kl(student, teacher)[soft.level.argsort(stable=True)]
+    if config.positive_weights:
+        weights = weights.clamp(min=0)
     return (weights * config.temperature**2 * divergence.mean(1)).mean()
 
 
@@ -138,9 +136,7 @@ def robust_distilling(
     discrepancy, omega = ops.pairwise_discrepancy(
         *embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets
     )
-    sums = ops.masked_imitation(
-        adapted, teacher, boxes, image_index, omega, bank.strides, overlap=config.overlap
-    )
+    sums = ops.masked_imitation(adapted, teacher, boxes, image_index, omega, bank.strides, overlap=config.overlap)
     channels = teacher[0].shape[1]
     foreground = sums.foreground / (2 * channels * sums.foreground_weight).clamp(min=1)
     background = sums.background / (2 * channels * sums.background_cells).clamp(min=1)

@@ -24,6 +24,7 @@ class DetectorCheckpoint:
     classes: tuple[str, ...]
     model: dict[str, torch.Tensor]
     config: dict[str, Any]
+    origin: str
 
     def build(self) -> nn.Module:
         """The torchvision detector with the trained weights.
@@ -32,7 +33,7 @@ class DetectorCheckpoint:
             InputError: if the weights are of another architecture than the specification.
         """
         detector = build_detector(self.spec, len(self.classes))
-        load_weights(detector, self.model, f"checkpoint of {self.spec.backbone or self.spec.builder}")
+        load_weights(detector, self.model, self.origin)
         return detector
 
 
@@ -82,12 +83,14 @@ def load_detector(path: Path) -> DetectorCheckpoint:
     content = _load(path)
     try:
         return DetectorCheckpoint(
-            DetectorSpec(**content["spec"]), tuple(content["classes"]), content["model"], content["config"]
+            spec=DetectorSpec(**content["spec"]),
+            classes=tuple(content["classes"]),
+            model=content["model"],
+            config=content["config"],
+            origin=str(path),
         )
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected a detector checkpoint of gkd_fast; {error} does not fit"
-        ) from error
+        raise InputError(f"{path}: expected a detector checkpoint of gkd_fast; {error} does not fit") from error
 
 
 def save_atomically(content: dict[str, Any], path: Path) -> None:

@@ -27,9 +27,7 @@ def run_folder(config: Config) -> Path:
             number += 1
         return RUNS / f"{config.data.data}-{number}"
     if (config.run.output / "config.json").exists():
-        raise InputError(
-            f"--output: {config.run.output} holds a run; expected a new folder, or --resume to go on"
-        )
+        raise InputError(f"--output: {config.run.output} holds a run; expected a new folder, or --resume to go on")
     return config.run.output
 
 

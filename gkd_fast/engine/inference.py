@@ -38,9 +38,7 @@ def detect(
     training = model.training
     model.eval()
     detections = []
-    for images, targets in build_loader(
-        dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers
-    ):
+    for images, targets in build_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers):
         outputs = model([image.to(device).float().div_(255) for image in images])
         for image, target, output in zip(images, targets, outputs, strict=True):
             height, width = target["original_size"]

@@ -59,7 +59,6 @@ def prepare_split(config: Config, role: str, *, classes: tuple[str, ...] = ()) -
         classes=classes or data.classes or None,
         scenes_count=data.scenes_train if training else data.scenes_val,
         scenes_size=(data.short_side, data.short_side),
-        seed=config.run.seed if training else config.run.seed + 1_000_003,
     )
     return PreparedDataset(
         dataset,
@@ -94,9 +93,7 @@ def run(config: Config, folder: Path) -> Result:
 
     if teacher is None:
         phase = Phase("teacher", folder / "teacher", config.optim.teacher_epochs, config.optim.teacher_lr)
-        teacher, summary["teacher"] = _train(
-            config, data, device, phase, teacher_spec, config.model.teacher_weights
-        )
+        teacher, summary["teacher"] = _train(config, data, device, phase, teacher_spec, config.model.teacher_weights)
     else:
         teacher.to(device)
         summary["teacher"] = evaluate_detector(config, data.val, teacher, device)
@@ -169,13 +166,9 @@ def _train(
     return model, result
 
 
-def evaluate_detector(
-    config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device
-) -> Result:
+def evaluate_detector(config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device) -> Result:
     """COCO figures, and for VOC data the mAP of both rules."""
-    detections = detect(
-        model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device
-    )
+    detections = detect(model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device)
     result = evaluate_coco(dataset.ground_truth(), detections)
     if config.data.data == "voc":
         for rule in ("2007", "2010"):

@@ -76,9 +76,7 @@ class Progress:
 
     def show(self, means: dict[str, float]) -> None:
         """Show loss terms and images a second."""
-        terms = " ".join(
-            f"{_short(name)} {value:.3f}" for name, value in means.items() if name != "images_per_second"
-        )
+        terms = " ".join(f"{_short(name)} {value:.3f}" for name, value in means.items() if name != "images_per_second")
         self._bar.set_postfix_str(f"{means['images_per_second']:.1f} img/s | {terms}", refresh=False)
 
     def step(self) -> None:

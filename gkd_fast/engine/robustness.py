@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,9 +42,8 @@ def weights_by_condition(
     )
     batches = list(loader)
     condition = torch.cat([target["condition"] for _, targets in batches for target in targets])
-    found = collect_candidates(
-        student, distiller.teacher, batches, negative=config.distill.negative, device=device
-    )
+    trained = replace(config.distill, student_statistics="running")
+    found = collect_candidates(student, distiller.teacher, batches, trained, device)
     bank = distiller.bank.to(torch.device("cpu"))
     _, omega = ops.pairwise_discrepancy(
         found.student, found.teacher, bank.student, bank.teacher, found.labels, bank.class_offsets

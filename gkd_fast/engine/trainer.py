@@ -141,9 +141,7 @@ class Trainer:
         started = time.perf_counter()
         distill = self.config.distill
         assert self.distiller is not None
-        subset = candidate_indices(
-            self.dataset.labels_per_image(), distill.candidate_images, self.config.run.seed
-        )
+        subset = candidate_indices(self.dataset.labels_per_image(), distill.candidate_images, self.config.run.seed)
         loader = build_loader(
             self.dataset.without_flip(),
             batch_size=self.config.optim.batch_size,

@@ -93,7 +93,7 @@ def _read_annotation(path: Path) -> _Annotation:
     try:
         tree = ElementTree.parse(path).getroot()
         height, width = (int(tree.findtext(f"size/{side}") or 0) for side in ("height", "width"))
-    except (ElementTree.ParseError, OSError) as error:
+    except ElementTree.ParseError as error:
         raise InputError(f"{path}: expected well-formed XML ({error})") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected an annotation with whole numbers as size ({error})") from error

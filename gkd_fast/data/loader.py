@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, Subset
 
@@ -29,14 +30,14 @@ class EpochSampler(Sampler[int]):
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        return self.length - self.start
+        """Samples of a full epoch, wherever the next iteration starts."""
+        return self.length
 
     def __iter__(self) -> Iterator[int]:
         if not self.shuffle:
             return iter(range(self.start, self.length))
-        # One stream a (seed, epoch): the pair must not collide as seed + epoch would.
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator)[self.start :].tolist())
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        return iter(order[self.start :].tolist())
 
 
 def build_loader(
@@ -70,6 +71,8 @@ def build_loader(
         sampler=EpochSampler(len(data), seed=seed, shuffle=shuffle),
         num_workers=workers,
         collate_fn=_collate,
+        # Else every iteration would draw from the global generator, and a resumed run would go on differently.
+        generator=torch.Generator(),
         drop_last=shuffle and len(data) >= batch_size,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,0 +1,19 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Finds a folder of real data in GKD_DATA_DIR (default: shared/data beside the repository), else skips the test."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("GKD_DATA_DIR", default))
+
+    def find(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"{root / name} not found: set GKD_DATA_DIR to a folder that has {name}")
+        return root / name
+
+    return find

@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_folders import write_image, write_voc
+from torchvision import tv_tensors
+
+from gkd_fast.data import VocDetection
+from gkd_fast.errors import InputError
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_targets_hold_trainable_boxes(voc: Path):
+    dataset = VocDetection(voc, "train")
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset) == 2
+    assert dataset.dropped == 1
+    image, target = dataset[0]
+    assert isinstance(image, tv_tensors.Image)
+    assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 30, 40))
+    assert isinstance(target["boxes"], tv_tensors.BoundingBoxes)
+    # Pixels 1..40 of 40, counted from 1 and inclusive, are the whole image.
+    assert target["boxes"].tolist() == [[0, 0, 40, 30], [10, 5, 20, 15]]
+    assert target["labels"].tolist() == [2, 1]
+    assert target["image_id"] == 0
+    assert target["original_size"] == (30, 40)
+    assert dataset[1][1]["boxes"].tolist() == [[2, 3, 22, 23]]
+
+
+def test_ground_truth_marks_difficult(voc: Path):
+    truth = VocDetection(voc, "train").ground_truth()
+    assert truth["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert truth["images"][0] == {"id": 0, "width": 40, "height": 30, "file_name": "a.jpg"}
+    assert [a["id"] for a in truth["annotations"]] == [1, 2, 3, 4]
+    assert [a["iscrowd"] for a in truth["annotations"]] == [0, 0, 1, 0]
+    assert truth["annotations"][2]["bbox"] == [4, 4, 5, 5]
+    assert truth["annotations"][2]["area"] == 25
+
+
+def test_classes_of_all_splits_in_the_order_given(voc: Path):
+    (voc / "ImageSets/Main/val.txt").write_text("b\n")
+    val = VocDetection(voc, "val")
+    assert val.classes == ("cat", "dog")
+    assert VocDetection(voc, "val", classes=("dog", "cat"))[0][1]["labels"].tolist() == [2]
+
+
+def test_objects_of_other_classes_are_left_out(voc: Path):
+    dataset = VocDetection(voc, "train", classes=("cat",))
+    assert [len(dataset[i][1]["labels"]) for i in range(2)] == [1, 1]
+
+
+def test_box_a_pixel_outside_is_clipped(tmp_path: Path):
+    root = write_voc(tmp_path, {"a": [("cat", 0, (0, 0, 41, 31))]})
+    assert VocDetection(root, "train")[0][1]["boxes"].tolist() == [[0, 0, 40, 30]]
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+def test_size_unknown_to_the_annotation_is_read_from_the_image(tmp_path: Path, size: str):
+    root = write_voc(tmp_path, {"a": [("cat", 0, (1, 1, 9, 9))]}, size=size)
+    assert VocDetection(root, "train")[0][1]["original_size"] == (30, 40)
+
+
+def test_png_images(voc: Path):
+    (voc / "JPEGImages/a.jpg").unlink()
+    write_image(voc / "JPEGImages/a.png", mode="L")
+    assert VocDetection(voc, "train")[0][0].shape == (3, 30, 40)
+
+
+@pytest.mark.parametrize("folder", ["", "Annotations", "JPEGImages"])
+def test_missing_folder(voc: Path, folder: str):
+    (voc / folder).rename(voc.parent / "elsewhere")
+    with pytest.raises(InputError, match=rf"^{voc / folder}: expected a folder"):
+        VocDetection(voc, "train")
+
+
+def test_missing_split_names_those_there(voc: Path):
+    with pytest.raises(InputError, match=r"test\.txt: .*splits there: train\)"):
+        VocDetection(voc, "test")
+
+
+def test_empty_split(voc: Path):
+    (voc / "ImageSets/Main/train.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"train\.txt: .*empty"):
+        VocDetection(voc, "train")
+
+
+def test_missing_annotation(voc: Path):
+    (voc / "Annotations/b.xml").unlink()
+    with pytest.raises(InputError, match=r"b\.xml: .*not found"):
+        VocDetection(voc, "train")
+
+
+def test_missing_image(voc: Path):
+    (voc / "JPEGImages/b.jpg").unlink()
+    with pytest.raises(InputError, match=r"b\.jpg: image file not found"):
+        VocDetection(voc, "train")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("</annotation>", "", "well-formed XML"),
+        ("<width>40</width>", "<width>wide</width>", "whole numbers as size"),
+        ("<width>40</width>", "<width>41</width>", "41 x 30 pixels as its annotation says, got 40 x 30"),
+        ("<xmin>3</xmin>", "<xmin>left</xmin>", "expected numbers as xmin"),
+        ("<xmin>3</xmin>", "", "expected numbers as xmin"),
+        ("<name>cat</name>", "", "expected a name in object 1"),
+        ("<xmax>22</xmax>", "<xmax>42</xmax>", "inside the image of 40 x 30 pixels, got x 2 to 42, y 3 to 23"),
+        ("<ymin>4</ymin>", "<ymin>-1</ymin>", "inside the image"),
+        ("<ymin>4</ymin>", "<ymin>26</ymin>", "expected boxes with x1 <= x2 and y1 <= y2"),
+        ("<xmin>3</xmin>", "<xmin>nan</xmin>", "inside the image"),
+    ],
+)
+def test_broken_annotation_is_named(voc: Path, old: str, new: str, expected: str):
+    change(voc / "Annotations/b.xml", old, new)
+    with pytest.raises(InputError, match=expected) as error:
+        VocDetection(voc, "train")
+    assert str(voc) in str(error.value)
+    assert f"{'JPEGImages/b.jpg' if 'pixels as' in expected else 'Annotations/b.xml'}: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_class(voc: Path):
+    with pytest.raises(InputError, match=r"Annotations: unknown class 'bird', expected one of cat, dog"):
+        VocDetection(voc, "train", classes=("cat", "bird"))
+
+
+def test_class_named_twice(voc: Path):
+    with pytest.raises(InputError, match="expected each class once"):
+        VocDetection(voc, "train", classes=("cat", "cat"))
+
+
+def test_no_boxes(tmp_path: Path):
+    root = write_voc(tmp_path, {"a": [], "b": [("cat", 1, (1, 1, 9, 9)), ("cat", 0, (4, 4, 4, 9))]})
+    with pytest.raises(InputError, match=r"train\.txt: expected at least one box to detect in 2 images"):
+        VocDetection(root, "train")
+
+
+def test_file_that_breaks_later_is_named(voc: Path):
+    dataset = VocDetection(voc, "train")
+    (voc / "JPEGImages/a.jpg").write_bytes(b"gone")
+    with pytest.raises(InputError, match=r"a\.jpg: expected a complete"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "images", "boxes", "classes", "dropped"),
+    [
+        ("bccd", "trainval", 292, 3941, ("Platelets", "RBC", "WBC"), 2),
+        ("bccd", "test", 72, 945, ("Platelets", "RBC", "WBC"), 0),
+        ("cards", "trainval", 296, 527, ("ace", "jack", "king", "nine", "queen", "ten"), 0),
+        ("cards", "test", 67, 143, ("ace", "jack", "king", "nine", "queen", "ten"), 0),
+    ],
+)
+def test_real_folders(real_data, name, split, images, boxes, classes, dropped):
+    dataset = VocDetection(real_data(name), split)
+    assert (len(dataset), dataset.classes, dataset.dropped) == (images, classes, dropped)
+    assert len(dataset.ground_truth()["annotations"]) == boxes
+    image, target = dataset[0]
+    assert tuple(image.shape[-2:]) == target["original_size"]

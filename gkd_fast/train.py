@@ -21,7 +21,6 @@ def main(arguments: Sequence[str]) -> None:
     config = parse_config(arguments, "gkd_fast.train", _DESCRIPTION, start)
     settings.validate(config)
     folder = run_folder(config)
-    print(f"run folder: {folder}", flush=True)
     summary: dict[str, Any] = run(config, folder)
     print(summary_table(summary))
 

@@ -115,7 +115,11 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
-        raise InputError(f"{path}: expected a readable checkpoint; {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path}: expected a readable checkpoint; {_first_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a checkpoint of gkd_fast, got a {type(content).__name__}")
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -84,11 +84,14 @@ def run(config: Config, folder: Path) -> Result:
     data = prepare_data(config)
     teacher_spec, student_spec = specs(config)
     teacher, teacher_spec = _load_teacher(config, teacher_spec, data.classes)
-    torch.manual_seed(config.run.seed)
-    build_detector(student_spec, len(data.classes), weights=config.model.student_weights)  # fails early
+    # What cannot be built fails here, before any training.
+    build_detector(student_spec, len(data.classes), weights=config.model.student_weights)
+    if teacher is None:
+        build_detector(teacher_spec, len(data.classes), weights=config.model.teacher_weights)
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    print(f"run folder: {folder}", flush=True)
     summary: Result = {"classes": list(data.classes), "device": str(device), "amp": config.run.amp}
 
     if teacher is None:

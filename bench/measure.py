@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from bench.passes import Call, Sample, make_cotangents, peak_extra_bytes, run_pa
 ROUNDS_S = 10.0  # budget of all timed rounds of a case
 MIN_ROUNDS, MAX_ROUNDS = 2, 30
 TURN_S, MAX_RUNS_A_TURN = 0.2, 10  # a fast implementation runs so long before the next has its turn
+SLOW_S = 5.0  # an implementation slower than this is timed once, after its warm-up
 
 
 @dataclass(frozen=True)
@@ -45,46 +46,49 @@ def measure(
     """
     reference, *others = case.implementations
     progress(reference.name)
-    cotangents = make_cotangents(reference.call())
+    cotangents = make_cotangents(reference.call()) if case.leaves else []
     _, truth = run_pass(reference.call, case.leaves, cotangents, case.device)
     measurements = [Measurement(reference.name, note=reference.note)]
-    timed = [reference]
+    repeated = [reference]
     for implementation in others:
         progress(implementation.name)
         settled, measurement = _first_pass(implementation, case, cotangents, truth)
         measurements.append(measurement)
         if measurement.status != "failed" and measurement.time is None:
-            timed.append(settled)
+            repeated.append(settled)
     del truth
 
     progress("timed rounds")
-    passes = {i.name: partial(run_pass, i.call, case.leaves, cotangents, case.device) for i in timed}
-    peaks = {name: peak_extra_bytes(run, case.device) for name, run in passes.items()}
-    passes |= {name: partial(run_pass, call, (), (), case.device) for name, call in floors.items()}
-    medians = _interleave(passes)
+    passes = {i.name: partial(_timed_pass, i.call, case.leaves, cotangents, case.device) for i in repeated}
+    tracked = {name: peak_extra_bytes(run, case.device) for name, run in passes.items()}
+    slow = {name: sample for name, (_, sample) in tracked.items() if sample.total > SLOW_S}
+    turns = {name: run for name, run in passes.items() if name not in slow}
+    turns |= {name: partial(_timed_pass, call, (), (), case.device) for name, call in floors.items()}
+    times = slow | _interleave(turns)
     measurements = [
-        replace(m, time=medians[m.name], peak_bytes=peaks[m.name]) if m.name in peaks else m for m in measurements
+        replace(m, time=times[m.name], peak_bytes=tracked[m.name][0]) if m.name in tracked else m for m in measurements
     ]
-    return measurements, {name: medians[name].total for name in floors}
+    return measurements, {name: times[name].total for name in floors}
+
+
+def _timed_pass(*arguments: Any) -> Sample:
+    """A pass of which nothing is kept but its time."""
+    return run_pass(*arguments)[0]
 
 
 def _first_pass(
     implementation: Implementation, case: Case, cotangents: Sequence[Tensor | None], truth: Result
 ) -> tuple[Implementation, Measurement]:
     """Check one implementation; where it raises, the one that stands in for it. Returns the one that ran."""
-    seen: list[tuple[Sample, Result]] = []
+    run = partial(run_pass, implementation.call, case.leaves, cotangents, case.device)
     try:
-        peak = peak_extra_bytes(
-            lambda: seen.append(run_pass(implementation.call, case.leaves, cotangents, case.device)),
-            case.device,
-        )
+        peak, (sample, result) = peak_extra_bytes(run, case.device)
     except Exception as error:  # whatever a compiler or a backend raises belongs into its row
         reason = _one_line(error)
         if implementation.otherwise is None:
             return implementation, Measurement(implementation.name, "failed", reason, implementation.note)
         settled, measurement = _first_pass(implementation.otherwise, case, cotangents, truth)
         return settled, replace(measurement, note=f"{measurement.note}: {reason}")
-    (sample, result), *_ = seen
     reason = case.compare(result, truth) or ""
     measurement = Measurement(implementation.name, "differs" if reason else "ok", reason, implementation.note)
     if implementation.once:
@@ -99,18 +103,16 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
-def _interleave(passes: Mapping[str, Callable[[], tuple[Sample, Result]]]) -> dict[str, Sample]:
+def _interleave(passes: Mapping[str, Callable[[], Sample]]) -> dict[str, Sample]:
     """Median of each, from rounds in which every one has a turn."""
-    runs = {}
-    for name, run in passes.items():
-        seconds = run()[0].total
-        runs[name] = (seconds, min(MAX_RUNS_A_TURN, max(1, int(TURN_S / seconds))))
-    round_s = sum(seconds * count for seconds, count in runs.values())
+    seconds = {name: run().total for name, run in passes.items()}
+    runs = {name: min(MAX_RUNS_A_TURN, max(1, int(TURN_S / s))) for name, s in seconds.items()}
+    round_s = sum(seconds[name] * count for name, count in runs.items())
     rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(ROUNDS_S / round_s)))
     samples: dict[str, list[Sample]] = {name: [] for name in passes}
     for _ in range(rounds):
         for name, run in passes.items():
-            samples[name] += [run()[0] for _ in range(runs[name][1])]
+            samples[name] += [run() for _ in range(runs[name])]
     return {
         name: Sample(statistics.median(s.forward for s in taken), statistics.median(s.total for s in taken))
         for name, taken in samples.items()

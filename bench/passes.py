@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from bench.agreement import Result
 
+T = TypeVar("T")
 Call = Callable[[], Sequence[Tensor]]
 
 
@@ -62,27 +64,26 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def peak_extra_bytes(action: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that the action holds at its peak beyond what was held before it, its results included.
+def peak_extra_bytes(action: Callable[[], T], device: torch.device) -> tuple[int | None, T]:
+    """Bytes that the action holds at its peak beyond what was held before it, its result included; and the result.
 
     CUDA: torch's allocator counts. Linux: the process's resident memory, whose high-water mark the system
     keeps; memory that malloc holds back from earlier work is returned first, or its reuse would go unseen.
-    Elsewhere the action runs and None is returned.
+    Elsewhere the bytes are None.
     """
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        action()
+        result = action()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
+        return torch.cuda.max_memory_allocated(device) - before, result
     if sys.platform != "linux" or not _reset_high_water_mark():
-        action()
-        return None
+        return None, action()
     before = _status_bytes("VmRSS")
-    action()
-    return max(0, _status_bytes("VmHWM") - before)
+    result = action()
+    return max(0, _status_bytes("VmHWM") - before), result
 
 
 def _reset_high_water_mark() -> bool:

@@ -1,12 +1,15 @@
 """Decoupled feature imitation: squared differences under the painted boxes and outside of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gkd_fast.ops import reference
 from gkd_fast.ops._checks import (
+    accumulation_dtype,
     check_boxes,
     check_choice,
     check_features,
@@ -15,6 +18,8 @@ from gkd_fast.ops._checks import (
     check_strides,
     check_tensor,
 )
+from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._library import define
 
 
 class ImitationSums(NamedTuple):
@@ -68,14 +73,107 @@ def masked_imitation(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
     """
+    _check(student, teacher, boxes, image_index, omega, strides, overlap, base_size)
+    if backend_for("masked_imitation", boxes.device) == "reference":
+        sums = reference.masked_imitation(
+            student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size
+        )
+    else:
+        options = [float(s) for s in strides], overlap == "last", float(base_size)
+        sums = _Imitation.apply(len(student), boxes, image_index, omega, *options, *student, *teacher)
+    return ImitationSums(*sums)
+
+
+def _fake(
+    student: list[Tensor],
+    teacher: list[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    omega: Tensor,
+    strides: list[float],
+    last: bool,
+    base_size: float,
+) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(student[0].dtype, teacher[0].dtype)
+    sums = (student[0].new_empty(len(student), dtype=dtype) for _ in ImitationSums._fields)
+    cells = sum(s.shape[0] * s.shape[2] * s.shape[3] for s in student)
+    return *sums, student[0].new_empty(cells, dtype=dtype)
+
+
+def _fake_backward(
+    foreground_gradient: Tensor,
+    background_gradient: Tensor,
+    student: list[Tensor],
+    teacher: list[Tensor],
+    weights: Tensor,
+    need: list[bool],
+) -> list[Tensor]:
+    return [
+        torch.empty_like(feature) if needed else feature.new_empty(0)
+        for feature, needed in zip((*student, *teacher), need, strict=True)
+    ]
+
+
+_forward = define(
+    "masked_imitation(Tensor[] student, Tensor[] teacher, Tensor boxes, Tensor image_index, Tensor omega,"
+    " float[] strides, bool last, float base_size) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake,
+)
+_backward = define(
+    "masked_imitation_backward(Tensor foreground_gradient, Tensor background_gradient, Tensor[] student,"
+    " Tensor[] teacher, Tensor weights, bool[] need) -> Tensor[]",
+    _fake_backward,
+)
+
+
+class _Imitation(torch.autograd.Function):
+    """The kernel also returns the painted weights [sum of N*H*W]: with them backward is one pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        levels: int,
+        boxes: Tensor,
+        image_index: Tensor,
+        omega: Tensor,
+        strides: list[float],
+        last: bool,
+        base_size: float,
+        *maps: Tensor,
+    ) -> tuple[Tensor, ...]:
+        student, teacher = maps[:levels], maps[levels:]
+        *sums, weights = _forward(student, teacher, boxes, image_index, omega, strides, last, base_size)
+        ctx.levels = levels
+        ctx.save_for_backward(weights, *maps)
+        ctx.mark_non_differentiable(*sums[2:])
+        return tuple(sums)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, foreground: Tensor, background: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *maps = ctx.saved_tensors
+        need = ctx.needs_input_grad[-len(maps) :]
+        gradients = _backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
+        wanted = (g if needed else None for g, needed in zip(gradients, need, strict=True))
+        return *(None for _ in range(7)), *wanted
+
+
+def _check(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    omega: Tensor,
+    strides: Sequence[int],
+    overlap: str,
+    base_size: float,
+) -> None:
     check_features("student", student)
     check_features("teacher", teacher)
     check_size("teacher", "levels", len(teacher), len(student))
     for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
         if s.shape != t.shape:
-            raise ValueError(
-                f"teacher[{level}]: expected shape {tuple(s.shape)} as the student, got {tuple(t.shape)}"
-            )
+            raise ValueError(f"teacher[{level}]: expected shape {tuple(s.shape)} as the student, got {tuple(t.shape)}")
     check_boxes(student, boxes, image_index)
     check_tensor("omega", omega, "[L,B]")
     check_size("omega", "L", omega.shape[0], len(student))
@@ -85,7 +183,3 @@ def masked_imitation(
     check_choice("overlap", overlap, ("max", "last"))
     if not base_size > 0:
         raise ValueError(f"base_size: expected a positive number of pixels, got {base_size}")
-    sums = reference.masked_imitation(
-        student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size
-    )
-    return ImitationSums(*sums)

@@ -1,0 +1,328 @@
+// Weighted squared differences of two pyramids, and their gradients: one pass over the maps each, whose weights are painted
+// once for all channels.
+//
+// Work is cut into tiles by the shapes alone, and the tiles' sums are added in order, so that results do not depend on the
+// number of threads.
+#include <tuple>
+
+#include "feature_map.h"
+#include "gemm.h"
+#include "weight_map.h"
+
+namespace gkd {
+namespace {
+
+// Elements that are summed up in the accumulation type before they join a double; buffers of them stay in the first-level
+// cache.
+constexpr int64_t kStrip = 1024;
+// Elements of a map that are one task, and cells of it that lie in a row: long enough for the prefetcher.
+constexpr int64_t kTileElements = 1 << 18, kTileCells = 1 << 14;
+
+// One level: both maps and the weight of every cell [N,H*W].
+template <class T>
+struct Level {
+  FeatureMap student, teacher;
+  const T* weights;
+
+  const T* weight(const Run& run) const { return weights + run.image * student.cells() + run.cell; }
+
+  // Runs follow the student's memory.
+  bool along_cells() const {
+    return !student.channels_adjoin() || (student.cells_adjoin() && student.cells() >= student.channels);
+  }
+};
+
+// A part of one level's map, of one image.
+struct Tile {
+  int64_t level, image, first_channel, channels, first_cell, cells;
+};
+
+template <class T>
+std::vector<Level<T>> make_levels(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher,
+                                  const Tensor& weights) {
+  std::vector<Level<T>> levels;
+  const T* next = data<T>(weights);
+  for (size_t l = 0; l < student.size(); ++l) {
+    levels.push_back({FeatureMap(student[l]), FeatureMap(teacher[l]), next});
+    next += levels.back().student.images * levels.back().student.cells();
+  }
+  return levels;
+}
+
+template <class T>
+std::vector<Tile> make_tiles(const std::vector<Level<T>>& levels) {
+  std::vector<Tile> tiles;
+  for (size_t l = 0; l < levels.size(); ++l) {
+    const FeatureMap& map = levels[l].student;
+    const bool along_cells = levels[l].along_cells();
+    const int64_t longest = along_cells ? kTileCells : std::max<int64_t>(1, kTileElements / std::max<int64_t>(1, map.channels));
+    const int64_t cells = ceil_div(map.cells(), ceil_div(map.cells(), longest));
+    const int64_t channels = along_cells ? std::max<int64_t>(1, kTileElements / cells) : map.channels;
+    for (int64_t image = 0; image < map.images; ++image)
+      for (int64_t channel = 0; channel < map.channels; channel += channels)
+        for (int64_t cell = 0; cell < map.cells(); cell += cells)
+          tiles.push_back({static_cast<int64_t>(l), image, channel, std::min(channels, map.channels - channel), cell,
+                           std::min(cells, map.cells() - cell)});
+  }
+  return tiles;
+}
+
+// body(run) for the runs of a tile, in the order of memory.
+template <class Body>
+void for_each_run(const Tile& tile, bool along_cells, const Body& body) {
+  const int64_t rows = along_cells ? tile.channels : tile.cells, length = along_cells ? tile.cells : tile.channels;
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < length; i += kStrip) {
+      const int64_t count = std::min(kStrip, length - i);
+      if (along_cells)
+        body(Run{tile.image, tile.first_channel + row, tile.first_cell + i, count, true});
+      else
+        body(Run{tile.image, tile.first_channel + i, tile.first_cell + row, count, false});
+    }
+}
+
+// [W <= 0], the complement of the painted cells.
+template <class T>
+Vec<T> outside(Vec<T> weight) {
+  const Vec<T> zero = {}, one = zero + T(1);
+  return weight <= zero ? one : zero;
+}
+template <class T>
+T outside(T weight) {
+  return weight <= T(0) ? T(1) : T(0);
+}
+
+template <class T>
+double total(Vec<T> v) {
+  double sum = 0;
+  for (int i = 0; i < Simd<T>::width; ++i) sum += static_cast<double>(v[i]);
+  return sum;
+}
+
+struct Sums {
+  double foreground = 0, background = 0;
+};
+
+// sum W (s-t)^2 and sum (1-O) (s-t)^2 of one run of cells.
+template <class T>
+Sums weighted_squares(const T* s, const T* t, const T* weight, int64_t count) {
+  constexpr int W = Simd<T>::width;
+  Vec<T> foreground[2] = {}, background[2] = {};
+  Sums sums;
+  int64_t i = 0;
+  for (; i + 2 * W <= count; i += 2 * W)
+    for (int j = 0; j < 2; ++j) {
+      const Vec<T> w = load(weight + i + j * W), d = load(s + i + j * W) - load(t + i + j * W), square = d * d;
+      foreground[j] += w * square;
+      background[j] += outside<T>(w) * square;
+    }
+  for (; i < count; ++i) {
+    const T square = (s[i] - t[i]) * (s[i] - t[i]);
+    sums.foreground += weight[i] * square;
+    sums.background += outside(weight[i]) * square;
+  }
+  sums.foreground += total<T>(foreground[0] + foreground[1]);
+  sums.background += total<T>(background[0] + background[1]);
+  return sums;
+}
+
+// sum (s-t)^2 over the channels of one cell.
+template <class T>
+double squares(const T* s, const T* t, int64_t count) {
+  constexpr int W = Simd<T>::width;
+  Vec<T> sum[2] = {};
+  T rest = 0;
+  int64_t i = 0;
+  for (; i + 2 * W <= count; i += 2 * W)
+    for (int j = 0; j < 2; ++j) {
+      const Vec<T> d = load(s + i + j * W) - load(t + i + j * W);
+      sum[j] += d * d;
+    }
+  for (; i < count; ++i) rest += (s[i] - t[i]) * (s[i] - t[i]);
+  return total<T>(sum[0] + sum[1]) + rest;
+}
+
+template <class T>
+Sums sum_tile(const Level<T>& level, const Tile& tile) {
+  T s[kStrip], t[kStrip];
+  Sums sums;
+  for_each_run(tile, level.along_cells(), [&](const Run& run) {
+    const T *student = level.student.read(run, s), *teacher = level.teacher.read(run, t);
+    const T* weight = level.weight(run);
+    if (run.along_cells) {
+      const Sums part = weighted_squares(student, teacher, weight, run.count);
+      sums.foreground += part.foreground;
+      sums.background += part.background;
+    } else {
+      const double square = squares(student, teacher, run.count);
+      sums.foreground += *weight * square;
+      sums.background += outside(*weight) * square;
+    }
+  });
+  return sums;
+}
+
+// d foreground and d background of one level, times the 2 of the square.
+template <class T>
+struct Slopes {
+  T foreground, background;
+
+  Vec<T> at(Vec<T> w) const { return foreground * w + background * outside<T>(w); }
+  T at(T w) const { return foreground * w + background * outside(w); }
+};
+
+// out = slope(W) (s - t)
+template <class T>
+void difference(const T* s, const T* t, const T* weight, bool along_cells, Slopes<T> slopes, int64_t count, T* out) {
+  constexpr int W = Simd<T>::width;
+  const T constant = slopes.at(*weight);
+  int64_t i = 0;
+  if (along_cells) {
+    for (; i + W <= count; i += W) store(out + i, slopes.at(load(weight + i)) * (load(s + i) - load(t + i)));
+    for (; i < count; ++i) out[i] = slopes.at(weight[i]) * (s[i] - t[i]);
+  } else {
+    for (; i < count; ++i) out[i] = constant * (s[i] - t[i]);
+  }
+}
+
+template <class T>
+void differentiate_tile(const Level<T>& level, const Tile& tile, Slopes<T> slopes, const FeatureMap* student_gradient,
+                        const FeatureMap* teacher_gradient) {
+  T s[kStrip], t[kStrip], buffer[kStrip];
+  for_each_run(tile, level.along_cells(), [&](const Run& run) {
+    const T *student = level.student.read(run, s), *teacher = level.teacher.read(run, t);
+    if (student_gradient) {
+      T* out = student_gradient->target(run, buffer);
+      difference(student, teacher, level.weight(run), run.along_cells, slopes, run.count, out);
+      student_gradient->write(run, out);
+    }
+    if (teacher_gradient) {
+      T* out = teacher_gradient->target(run, buffer);
+      difference(teacher, student, level.weight(run), run.along_cells, slopes, run.count, out);
+      teacher_gradient->write(run, out);
+    }
+  });
+}
+
+// Weights [sum of N*H*W], level after level.
+template <class T>
+Tensor paint_weights(const std::vector<Tensor>& maps, const Tensor& boxes, const Tensor& image_index,
+                     const Tensor& omega, const std::vector<double>& strides, bool last, double base_size) {
+  int64_t cells = 0;
+  for (const Tensor& map : maps) cells += map.size(0) * map.size(2) * map.size(3);
+  Tensor weights = new_zeros(maps[0], {cells}, dtype_of<T>());
+  std::vector<T*> level_weights;
+  T* next = data<T>(weights);
+  for (const Tensor& map : maps) {
+    level_weights.push_back(next);
+    next += map.size(0) * map.size(2) * map.size(3);
+  }
+
+  const int64_t count = boxes.size(0), images = maps[0].size(0);
+  std::vector<T> values(omega.numel());
+  with_floating_type(omega.scalar_type(),
+                     [&](auto tag) { widen(data<decltype(tag)>(omega), omega.numel(), values.data()); });
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t image = data<int64_t>(image_index)[i];
+    STD_TORCH_CHECK(image >= 0 && image < images, "image_index: expected values in [0,", images, "), got ", image);
+    const float* box = data<float>(boxes) + 4 * i;
+    if (has_nan(box)) continue;
+    const int64_t level = imitation_level(box, maps.size(), static_cast<float>(base_size));
+    const T weight = values[level * count + i];
+    if (std::isnan(weight)) continue;
+    const int64_t height = maps[level].size(2), width = maps[level].size(3);
+    const PaintArea area(box, static_cast<float>(strides[level]), height, width);
+    paint(area, weight, last, width, level_weights[level] + image * height * width);
+  }
+  return weights;
+}
+
+// foreground, background, foreground weight, background cells [L], and the weights [sum of N*H*W].
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+Forward forward(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher, const Tensor& weights) {
+  const std::vector<Level<T>> levels = make_levels<T>(student, teacher, weights);
+  const std::vector<Tile> tiles = make_tiles(levels);
+  std::vector<Sums> parts(tiles.size());
+  torch::stable::parallel_for(0, tiles.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) parts[i] = sum_tile(levels[tiles[i].level], tiles[i]);
+  });
+
+  std::vector<Sums> sums(levels.size());
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    sums[tiles[i].level].foreground += parts[i].foreground;
+    sums[tiles[i].level].background += parts[i].background;
+  }
+  const auto level_vector = [&](const auto& value) {
+    Tensor result = new_tensor(student[0], {static_cast<int64_t>(levels.size())}, dtype_of<T>());
+    for (size_t l = 0; l < levels.size(); ++l) data<T>(result)[l] = static_cast<T>(value(l));
+    return result;
+  };
+  const auto over_cells = [&](const auto& term) {
+    return level_vector([&](size_t l) {
+      double sum = 0;
+      const int64_t cells = levels[l].student.images * levels[l].student.cells();
+      for (int64_t i = 0; i < cells; ++i) sum += term(levels[l].weights[i]);
+      return sum;
+    });
+  };
+  return {level_vector([&](size_t l) { return sums[l].foreground; }),
+          level_vector([&](size_t l) { return sums[l].background; }), over_cells([](T w) { return w; }),
+          over_cells([](T w) { return outside(w); }), weights};
+}
+
+bool any_double(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher) {
+  return is_double({&student[0], &teacher[0]});
+}
+
+Forward masked_imitation(std::vector<Tensor> student, std::vector<Tensor> teacher, const Tensor& boxes,
+                         const Tensor& image_index, const Tensor& omega, std::vector<double> strides, bool last,
+                         double base_size) {
+  const Tensor b = torch::stable::contiguous(boxes), i = torch::stable::contiguous(image_index);
+  const Tensor o = torch::stable::contiguous(omega);
+  if (any_double(student, teacher))
+    return forward<double>(student, teacher, paint_weights<double>(student, b, i, o, strides, last, base_size));
+  return forward<float>(student, teacher, paint_weights<float>(student, b, i, o, strides, last, base_size));
+}
+
+template <class T>
+std::vector<Tensor> backward(const Tensor& foreground, const Tensor& background, const std::vector<Tensor>& student,
+                             const std::vector<Tensor>& teacher, const Tensor& weights,
+                             const std::vector<bool>& need) {
+  const std::vector<Level<T>> levels = make_levels<T>(student, teacher, weights);
+  std::vector<Tensor> gradients;
+  std::vector<std::optional<FeatureMap>> maps;
+  for (size_t i = 0; i < need.size(); ++i) {
+    const Tensor& map = i < student.size() ? student[i] : teacher[i - student.size()];
+    gradients.push_back(need[i] ? torch::stable::empty_like(map) : new_tensor(map, {0}, map.scalar_type()));
+    maps.push_back(need[i] ? std::optional<FeatureMap>(gradients.back()) : std::nullopt);
+  }
+  const std::vector<Tile> tiles = make_tiles(levels);
+  torch::stable::parallel_for(0, tiles.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t level = tiles[i].level;
+      const Slopes<T> slopes{2 * data<T>(foreground)[level], 2 * data<T>(background)[level]};
+      const auto gradient = [&](size_t index) { return maps[index] ? &*maps[index] : nullptr; };
+      differentiate_tile(levels[level], tiles[i], slopes, gradient(level), gradient(level + levels.size()));
+    }
+  });
+  return gradients;
+}
+
+std::vector<Tensor> masked_imitation_backward(const Tensor& foreground_gradient, const Tensor& background_gradient,
+                                              std::vector<Tensor> student, std::vector<Tensor> teacher,
+                                              const Tensor& weights, std::vector<bool> need) {
+  const Tensor f = torch::stable::contiguous(foreground_gradient), b = torch::stable::contiguous(background_gradient);
+  return any_double(student, teacher) ? backward<double>(f, b, student, teacher, weights, need)
+                                      : backward<float>(f, b, student, teacher, weights, need);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) {
+  m.impl("masked_imitation", TORCH_BOX(&masked_imitation));
+  m.impl("masked_imitation_backward", TORCH_BOX(&masked_imitation_backward));
+}
+
+}  // namespace gkd

@@ -60,9 +60,8 @@ class CocoDetection(AnnotatedImages):
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         splits = sorted(other.stem.removeprefix("instances_") for other in path.parent.glob("instances_*.json"))
-        raise InputError(
-            f"{path}: annotations not found, expected a split of {', '.join(splits) or 'which none is there'}"
-        )
+        known = ", ".join(splits) or "instances_*.json, of which there are none"
+        raise InputError(f"{path}: annotations not found, expected a split of {known}")
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError

@@ -168,7 +168,7 @@ def _ratio(row: Row, baseline: Row | None) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Three significant digits, without an exponent."""
+    """Three significant digits, two below 1."""
     if value is None:
         return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.2g}" if value < 1 else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"

@@ -270,6 +270,7 @@ def _make_bank(setting: Setting, generator: torch.Generator) -> PrototypeBank:
         student=student,
         teacher=teacher,
         class_offsets=torch.arange(0, shape.prototypes + 1, shape.prototypes_per_class, device=setting.device),
+        most=shape.prototypes_per_class,
         image_ids=torch.zeros(size, dtype=torch.int64),
         boxes=torch.zeros(*size, 4),
         classes=tuple(f"class {k}" for k in range(shape.classes)),

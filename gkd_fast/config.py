@@ -75,6 +75,8 @@ class ModelConfig:
     """Width of the student's box head (Faster R-CNN), in units."""
     anchor_size: int = 16
     """Side of the smallest anchors, in pixels; it doubles with every pyramid level."""
+    pyramid_norm: bool = True
+    """Batch normalisation in the feature pyramid, which training from random weights needs."""
     freeze_norm: bool = False
     """Keep batch normalisation at the loaded statistics (for pre-trained backbones and tiny batches)."""
     proposals: int = 300
@@ -225,6 +227,7 @@ _LARGE_MODEL: dict[str, Any] = {
     "rois": 512,
     "teacher_weights": "IMAGENET1K_V2",
     "student_weights": "IMAGENET1K_V2",
+    "pyramid_norm": False,
     "freeze_norm": True,
 }
 
@@ -247,7 +250,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "bccd": {
         "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 240},
         "model": {"teacher": "mobilenet_v2", "teacher_weights": "IMAGENET1K_V1", "student_channels": 64}
-        | {"teacher_head": 512, "student_head": 512, "rois": 128},
+        | {"student_width": 0.35, "teacher_head": 512, "student_head": 512, "rois": 128, "pyramid_norm": False},
         "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
     },
     "reference": {"distill": PUBLISHED_DISTILL},
@@ -351,6 +354,7 @@ def validate(config: Config) -> None:
         if not value > 0:
             raise InputError(f"--{name}: expected a positive number, got {value}")
     not_negative = {
+        "seed": run.seed,
         "workers": data.workers,
         "alpha": distill.alpha,
         "min-box": distill.min_box,

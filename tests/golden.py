@@ -22,9 +22,7 @@ class Golden:
     def __init__(self, path: Path) -> None:
         self.values = np.load(path)
         self.levels = 5
-        self.stage = {"TwoStageDetStrategy": "two_stage", "OneStageDetStrategy": "one_stage"}[
-            str(self.values["stage"])
-        ]
+        self.stage = {"TwoStageDetStrategy": "two_stage", "OneStageDetStrategy": "one_stage"}[str(self.values["stage"])]
         self.kappa = 1 - int(self.values["epoch"]) / int(self.values["max_epochs"])
         self.config = DistillConfig(
             **PUBLISHED_DISTILL, global_weight=5.0 if str(self.values["pair_wise"]) == "use_r2i" else 0.0
@@ -51,6 +49,7 @@ class Golden:
             student=student,
             teacher=teacher,
             class_offsets=self.tensor("class_offsets"),
+            most=5,
             image_ids=torch.zeros(levels, count, dtype=torch.int64),
             boxes=torch.zeros(levels, count, 4),
             classes=tuple("abcd"),
@@ -61,8 +60,6 @@ class Golden:
         count = torch.arange(len(logits))
         if self.stage == "two_stage":
             embeddings = [self.tensor(name).mean((2, 3)) for name in ("roi_student", "roi_teacher")]
-            return SoftPairs(
-                logits, self.tensor("logits_teacher"), count, self.tensor("roi_levels"), *embeddings
-            )
+            return SoftPairs(logits, self.tensor("logits_teacher"), count, self.tensor("roi_levels"), *embeddings)
         # The rows are already level-major; equal levels keep their order.
         return SoftPairs(logits, self.tensor("logits_teacher"), count, torch.zeros_like(count))

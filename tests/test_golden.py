@@ -80,8 +80,7 @@ def test_prototype_picks_match_the_published_code(path: Path, alpha: int) -> Non
     cases = [name.removeprefix("teacher_") for name in values.files if name.startswith("teacher_")]
     for case in cases:
         student, teacher = (
-            F.normalize(torch.from_numpy(values[f"{space}_{case}"]), dim=1)
-            for space in ("student", "teacher")
+            F.normalize(torch.from_numpy(values[f"{space}_{case}"]), dim=1) for space in ("student", "teacher")
         )
         picks = ops.matching_pursuit(
             student[None],

@@ -33,6 +33,7 @@ def backbone_with_fpn(
     channels: int,
     width: float = 1.0,
     weights: str = "",
+    pyramid_norm: bool = False,
     freeze_norm: bool = False,
 ) -> BackboneWithFPN:
     """Build torchvision's `BackboneWithFPN` on a torchvision model.
@@ -43,7 +44,8 @@ def backbone_with_fpn(
         channels: channels of every pyramid level.
         width: width multiplier, for models that take one.
         weights: name of torchvision weights of the model, or empty for random ones.
-        freeze_norm: replace batch normalisation by torchvision's `FrozenBatchNorm2d`.
+        pyramid_norm: batch normalisation behind the pyramid's convolutions.
+        freeze_norm: replace the backbone's batch normalisation by torchvision's `FrozenBatchNorm2d`.
 
     Raises:
         InputError: for an unknown model or weights, a width the model does not take, or a model without
@@ -65,6 +67,7 @@ def backbone_with_fpn(
         in_channels_list=[stages[stride][1] for stride in PYRAMID_STRIDES[detector]],
         out_channels=channels,
         extra_blocks=extra,
+        norm_layer=nn.BatchNorm2d if pyramid_norm else None,
     )
 
 

@@ -28,6 +28,7 @@ class DetectorSpec:
     channels: int = 256
     head: int = 1024
     anchor_size: int = 32
+    pyramid_norm: bool = False
     freeze_norm: bool = False
     proposals: int = 1000
     rois: int = 512
@@ -46,7 +47,7 @@ def specs(config: Config) -> tuple[DetectorSpec, DetectorSpec]:
     model = config.model
     shared: dict[str, Any] = {
         name: getattr(model, name)
-        for name in ("detector", "anchor_size", "freeze_norm", "proposals", "rois", "detections")
+        for name in ("detector", "anchor_size", "pyramid_norm", "freeze_norm", "proposals", "rois", "detections")
     }
     teacher = DetectorSpec(
         backbone=model.teacher,
@@ -90,6 +91,7 @@ def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -
             channels=spec.channels,
             width=spec.width,
             weights=weights,
+            pyramid_norm=spec.pyramid_norm,
             freeze_norm=spec.freeze_norm,
         )
         detector = (_faster_rcnn if spec.detector == "faster_rcnn" else _retinanet)(spec, backbone, outputs)

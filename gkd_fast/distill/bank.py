@@ -19,6 +19,7 @@ class PrototypeBank:
         student: float32 [L,P,C_S], un-normalised embeddings in the student's space.
         teacher: float32 [L,P,C_T], of the same instances in the teacher's space.
         class_offsets: int64 [K+1]; class c owns the prototypes offsets[c]:offsets[c+1], on every level.
+        most: the largest number of prototypes of one class.
         image_ids: int64 [L,P], the images that the prototypes were seen in.
         boxes: float32 [L,P,4], their boxes x1 y1 x2 y2, in pixels of the resized image.
         classes: the K class names.
@@ -28,6 +29,7 @@ class PrototypeBank:
     student: Tensor
     teacher: Tensor
     class_offsets: Tensor
+    most: int
     image_ids: Tensor
     boxes: Tensor
     classes: tuple[str, ...]

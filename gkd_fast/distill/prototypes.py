@@ -178,6 +178,7 @@ def generate_bank(candidates: Candidates, classes: tuple[str, ...], config: Dist
         student=candidates.student[levels, index],
         teacher=candidates.teacher[levels, index],
         class_offsets=torch.tensor([0, *sizes]).cumsum(0),
+        most=max(sizes),
         image_ids=candidates.image_ids[index],
         boxes=candidates.boxes[index],
         classes=classes,

@@ -46,8 +46,7 @@ def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tens
         [S], without gradient; 1 for a class without prototypes.
     """
     first, last = bank.class_offsets[labels], bank.class_offsets[labels + 1]
-    longest = int(bank.class_offsets.diff().max())
-    index = first[:, None] + torch.arange(longest, device=labels.device)
+    index = first[:, None] + torch.arange(bank.most, device=labels.device)
     inside = index < last[:, None]
     index = index.clamp(max=bank.student.shape[1] - 1)
 

@@ -72,6 +72,11 @@ class Trainer:
         self.optimizer = build_optimizer(self.trainable, config.optim, phase.lr)
         self.schedule = build_schedule(self.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
         self.precision = Precision(config.run, device)
+        self.candidate_images = (
+            candidate_indices(dataset.labels_per_image(), config.distill.candidate_images, config.run.seed)
+            if distiller
+            else []
+        )
         self.step = 0
         self.seconds = 0.0
         self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl")
@@ -139,23 +144,21 @@ class Trainer:
 
     def _refresh(self, epoch: int) -> None:
         started = time.perf_counter()
-        distill = self.config.distill
         assert self.distiller is not None
-        subset = candidate_indices(self.dataset.labels_per_image(), distill.candidate_images, self.config.run.seed)
         loader = build_loader(
             self.dataset.without_flip(),
             batch_size=self.config.optim.batch_size,
             shuffle=False,
             seed=self.config.run.seed,
             workers=self.config.data.workers,
-            indices=subset,
+            indices=self.candidate_images,
         )
         with self.precision.autocast():
             bank = self.distiller.refresh(self.adapter, loader)
         bank.save(self.phase.folder / "prototypes.pt")
         self.metrics.write(
             {"phase": self.phase.name, "event": "prototypes", "epoch": epoch, "count": bank.student.shape[1]}
-            | {"images": len(subset), "seconds": round(time.perf_counter() - started, 3)}
+            | {"images": len(self.candidate_images), "seconds": round(time.perf_counter() - started, 3)}
         )
 
     def _log(self, epoch: int, progress: Progress) -> None:

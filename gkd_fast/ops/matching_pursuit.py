@@ -61,6 +61,4 @@ def matching_pursuit(
         raise ValueError(f"alpha: expected 0 or more, got {alpha}")
     if candidates is None:
         candidates = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-    return reference.matching_pursuit(
-        student, teacher, count, candidates, picks=picks, alpha=alpha, repeat=repeat
-    )
+    return reference.matching_pursuit(student, teacher, count, candidates, picks=picks, alpha=alpha, repeat=repeat)

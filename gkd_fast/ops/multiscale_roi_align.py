@@ -97,9 +97,7 @@ class MultiScaleRoIAlign(nn.Module):
         self.canonical_level = canonical_level
         self.aligned = aligned
 
-    def forward(
-        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool every box.
 
         Args:
@@ -112,9 +110,7 @@ class MultiScaleRoIAlign(nn.Module):
         """
         features = [x[name] for name in x if name in self.featmap_names]
         strides = [infer_stride(feature, image_shapes) for feature in features]
-        image_index = torch.cat(
-            [b.new_full((b.shape[0],), i, dtype=torch.int64) for i, b in enumerate(boxes)]
-        )
+        image_index = torch.cat([b.new_full((b.shape[0],), i, dtype=torch.int64) for i, b in enumerate(boxes)])
         return multiscale_roi_align(
             features,
             torch.cat(boxes).float(),

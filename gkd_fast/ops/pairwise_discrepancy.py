@@ -108,9 +108,7 @@ class _Discrepancy(torch.autograd.Function):
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = (
             (loss_gradient[:, None, None] * unit).to(dtype) if needed else None
-            for unit, dtype, needed in zip(
-                ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:2], strict=True
-            )
+            for unit, dtype, needed in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:2], strict=True)
         )
         return *scaled, None, None, None, None, None
 
@@ -153,6 +151,4 @@ def _check(
         ("teacher_prototypes", teacher_prototypes),
     ):
         if prototypes.requires_grad:
-            raise ValueError(
-                f"{name}: expected prototypes without gradient (detach them), got requires_grad=True"
-            )
+            raise ValueError(f"{name}: expected prototypes without gradient (detach them), got requires_grad=True")

@@ -24,8 +24,7 @@ def small(detector: str, **changes) -> DetectorSpec:
 def make_batch() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(0)
     images = [
-        torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator)
-        for h, w in ((90, 128), (96, 100))
+        torch.randint(0, 256, (3, h, w), dtype=torch.uint8, generator=generator) for h, w in ((90, 128), (96, 100))
     ]
     targets = [
         {"boxes": torch.tensor([[10.0, 10, 60, 50], [70, 20, 100, 80]]), "labels": torch.tensor([1, 3])},
@@ -68,14 +67,10 @@ def test_unusable_backbones_say_what_was_expected(arguments: dict[str, object], 
 
 def test_resnet50_is_torchvisions_own_detector() -> None:
     ours = build_detector(DetectorSpec(detector="faster_rcnn", backbone="resnet50"), 20)
-    theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=21
-    )
+    theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     ours = build_detector(DetectorSpec(detector="retinanet", backbone="resnet50"), 20)
-    theirs = torchvision.models.detection.retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=21
-    )
+    theirs = torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=21)
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
 
@@ -111,13 +106,9 @@ def test_train_pass_gives_torchvisions_losses(detector: str) -> None:
     own = adapter.train_pass(adapter.batch(images), targets)
     torch.manual_seed(1)
     expected = model([image / 255 for image in images], targets)
-    assert {name.removeprefix("loss_") for name in own.losses} == {
-        name.removeprefix("loss_") for name in expected
-    }
+    assert {name.removeprefix("loss_") for name in own.losses} == {name.removeprefix("loss_") for name in expected}
     for name, value in expected.items():
-        match = next(
-            v for n, v in own.losses.items() if n.removeprefix("loss_") == name.removeprefix("loss_")
-        )
+        match = next(v for n, v in own.losses.items() if n.removeprefix("loss_") == name.removeprefix("loss_"))
         torch.testing.assert_close(match, value)
 
 
@@ -158,9 +149,7 @@ def test_soft_pairs_meet_on_the_same_places(detector: str) -> None:
         matched = own.soft["matched"][0] >= 0
         boxes = own.instances.boxes[soft.instance]
         assert (torchvision.ops.box_iou(anchors[matched], boxes).diagonal() > 0).all()
-        sizes = (anchors[matched][:, 2] - anchors[matched][:, 0]) * (
-            anchors[matched][:, 3] - anchors[matched][:, 1]
-        )
+        sizes = (anchors[matched][:, 2] - anchors[matched][:, 0]) * (anchors[matched][:, 3] - anchors[matched][:, 1])
         assert torch.equal((sizes.sqrt() / 16).log2().add(0.05).floor().long(), soft.level)
 
 

@@ -22,6 +22,7 @@ def make_bank(levels: int = 3, classes: int = 3) -> PrototypeBank:
         student=torch.randn(levels, count, 6, generator=generator),
         teacher=torch.randn(levels, count, 8, generator=generator),
         class_offsets=offsets,
+        most=4,
         image_ids=torch.zeros(levels, count, dtype=torch.int64),
         boxes=torch.zeros(levels, count, 4),
         classes=("a", "b", "c"),
@@ -31,9 +32,7 @@ def make_bank(levels: int = 3, classes: int = 3) -> PrototypeBank:
 
 def make_maps(channels: int, *, levels: int = 3, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(2, channels, 32 >> level, 48 >> level, generator=generator) for level in range(levels)
-    ]
+    return [torch.randn(2, channels, 32 >> level, 48 >> level, generator=generator) for level in range(levels)]
 
 
 def make_instances() -> Instances:
@@ -110,9 +109,7 @@ def test_gradients_reach_the_student_and_the_adapters() -> None:
 
 
 def test_a_batch_without_instances_distils_the_background_alone() -> None:
-    nothing = Instances(
-        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    )
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
     terms, omega, student, _ = run(instances=nothing)
     assert omega.shape == (3, 0)
     assert float(terms["global"]) == float(terms["foreground"]) == 0
@@ -149,9 +146,9 @@ def test_one_stage_soft_labels_are_a_binary_kl_with_the_weight_of_the_instances_
 def test_equal_logits_cost_nothing() -> None:
     logits = torch.randn(4, 5)
     soft = SoftPairs(logits, logits, torch.arange(4), torch.zeros(4, dtype=torch.int64))
-    assert float(
-        soft_label_loss(soft, torch.ones(3, 4), make_instances(), make_bank(), CONFIG)
-    ) == pytest.approx(0, abs=1e-6)
+    assert float(soft_label_loss(soft, torch.ones(3, 4), make_instances(), make_bank(), CONFIG)) == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_no_positives_cost_nothing() -> None:

@@ -67,7 +67,7 @@ def test_prototypes_are_refreshed_every_epoch(finished: Path) -> None:
 
 
 def test_a_used_folder_is_not_overwritten(finished: Path) -> None:
-    with pytest.raises(InputError, match="--output: .* holds a run; expected a new folder, or --resume"):
+    with pytest.raises(InputError, match=r"--output: .* holds a run; expected a new folder, or --resume"):
         train.main([*TINY, "--output", str(finished)])
 
 

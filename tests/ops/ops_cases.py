@@ -9,10 +9,7 @@ MAP_SIZES = ((13, 17), (7, 9), (1, 1))
 def pyramid(*, images=2, channels=3, sizes=MAP_SIZES, dtype=torch.float32, channels_last=False, seed=0):
     """Maps [N,C,H_l,W_l]; the last level has a single cell."""
     generator = torch.Generator().manual_seed(seed)
-    maps = [
-        torch.randn(images, channels, *size, generator=generator, dtype=torch.float64).to(dtype)
-        for size in sizes
-    ]
+    maps = [torch.randn(images, channels, *size, generator=generator, dtype=torch.float64).to(dtype) for size in sizes]
     return [m.contiguous(memory_format=torch.channels_last) for m in maps] if channels_last else maps
 
 

@@ -116,6 +116,4 @@ def test_opcheck(dtype, need):
     gradient = torch.randn(2, 5, 7, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     torch.library.opcheck(raw.prototype_projection_backward.default, (gradient, x, p, *need))
     labels, offsets = torch.tensor([0, 1, -1, 2, 0]), torch.tensor([0, 2, 4, 7])
-    torch.library.opcheck(
-        raw.pairwise_discrepancy.default, (x, x.flip(2), p, p.flip(2), labels, offsets, *need)
-    )
+    torch.library.opcheck(raw.pairwise_discrepancy.default, (x, x.flip(2), p, p.flip(2), labels, offsets, *need))

@@ -37,9 +37,7 @@ def by_loops(student, teacher, boxes, image_index, omega, strides, overlap):
     for s, t, weight in zip(student, teacher, weights, strict=True):
         square = (s.double() - t.double()).square().sum(1)
         outside = (weight <= 0).double()
-        sums.append(
-            torch.stack([(weight * square).sum(), (outside * square).sum(), weight.sum(), outside.sum()])
-        )
+        sums.append(torch.stack([(weight * square).sum(), (outside * square).sum(), weight.sum(), outside.sum()]))
     return torch.stack(sums, dim=1)
 
 
@@ -75,9 +73,7 @@ def test_small_boxes_meet_areas_in_order(reference_backend):
 @pytest.mark.parametrize("overlap", ["max", "last"])
 def test_gradcheck(reference_backend, overlap):
     sizes = ((5, 6), (3, 2), (1, 1))
-    maps = [
-        leaf(f) for seed in (0, 1) for f in pyramid(dtype=torch.float64, channels=2, sizes=sizes, seed=seed)
-    ]
+    maps = [leaf(f) for seed in (0, 1) for f in pyramid(dtype=torch.float64, channels=2, sizes=sizes, seed=seed)]
     boxes, index = boxes_of(6, extent=(24.0, 20.0))
     omega = torch.rand(3, 6, dtype=torch.float64)
 

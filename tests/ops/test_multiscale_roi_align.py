@@ -41,9 +41,7 @@ def test_equals_torchvision(reference_backend, ratio, aligned, size):
 
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_module_replaces_torchvisions(reference_backend, ratio):
-    maps = dict(
-        zip(("0", "1", "2", "pool"), pyramid(sizes=((64, 80), (32, 40), (16, 20), (8, 10))), strict=True)
-    )
+    maps = dict(zip(("0", "1", "2", "pool"), pyramid(sizes=((64, 80), (32, 40), (16, 20), (8, 10))), strict=True))
     boxes, index = boxes_of(40, extent=(320.0, 256.0))
     arguments = (["0", "1", "2"], 7, ratio)
     inputs = (maps, [boxes[index == 0], boxes[index == 1]], [(256, 320), (250, 310)])

@@ -71,9 +71,7 @@ def test_kernel_equals_reference(case):
     for backend in ("cpu", "reference"):
         with ops.use_backend(backend):
             loss, omega = ops.pairwise_discrepancy(student, teacher, *arguments[2:])
-            gradients = torch.autograd.grad(
-                loss @ torch.arange(1.0, len(loss) + 1).double(), (student, teacher)
-            )
+            gradients = torch.autograd.grad(loss @ torch.arange(1.0, len(loss) + 1).double(), (student, teacher))
             results.append((loss, omega, *gradients))
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)

@@ -15,8 +15,7 @@ def box_mean_pool(
     finite = boxes.nan_to_num(nan=0.0)
     corners = finite.abs() if negative == "mirror" else finite
     levels = [
-        _pool_level(feature, corners, image_index, stride)
-        for feature, stride in zip(features, strides, strict=True)
+        _pool_level(feature, corners, image_index, stride) for feature, stride in zip(features, strides, strict=True)
     ]
     return torch.stack(levels).masked_fill(undefined[:, None], float("nan"))
 

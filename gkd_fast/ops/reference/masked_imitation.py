@@ -29,9 +29,7 @@ def masked_imitation(
         weight = _weight_map(s, corners, image_index, value, paints, stride, overlap)
         outside = (weight <= 0).to(dtype)
         square = (s.to(dtype) - t.to(dtype)).square().sum(dim=1)
-        sums.append(
-            torch.stack([(weight * square).sum(), (outside * square).sum(), weight.sum(), outside.sum()])
-        )
+        sums.append(torch.stack([(weight * square).sum(), (outside * square).sum(), weight.sum(), outside.sum()]))
     foreground, background, foreground_weight, background_cells = torch.stack(sums, dim=1).unbind(0)
     return foreground, background, foreground_weight.detach(), background_cells.detach()
 

@@ -24,16 +24,11 @@ def matching_pursuit(
     pieces = min(problems, 1 + problems * 6 * samples * samples * dtype.itemsize // _CHUNK_BYTES)
     inputs = (x.tensor_split(pieces) for x in (student, teacher, count, candidates))
     return torch.cat(
-        [
-            _pursue(a.to(dtype), b.to(dtype), c, may, picks, alpha, repeat)
-            for a, b, c, may in zip(*inputs, strict=True)
-        ]
+        [_pursue(a.to(dtype), b.to(dtype), c, may, picks, alpha, repeat) for a, b, c, may in zip(*inputs, strict=True)]
     )
 
 
-def _pursue(
-    a: Tensor, b: Tensor, count: Tensor, candidates: Tensor, picks: int, alpha: float, repeat: bool
-) -> Tensor:
+def _pursue(a: Tensor, b: Tensor, count: Tensor, candidates: Tensor, picks: int, alpha: float, repeat: bool) -> Tensor:
     samples = a.shape[1]
     real = torch.arange(samples, device=a.device) < count[:, None]
     a, b = (x.masked_fill(~real[:, :, None], 0.0) for x in (a, b))

@@ -41,9 +41,7 @@ def multiscale_roi_align(
 
     # [B,R_h,1,S_h,1] with [B,1,R_w,1,S_w]: the two axes are independent, a bin's bag is their outer product.
     rows = (
-        first_row[:, None, None, None, None]
-        + (y * widths[:, None, None])[:, :, None, :, None]
-        + x[:, None, :, None, :]
+        first_row[:, None, None, None, None] + (y * widths[:, None, None])[:, :, None, :, None] + x[:, None, :, None, :]
     )
     weight = wy[:, :, None, :, None] * wx[:, None, :, None, :]
     weight = weight * (defined & assigned)[:, None, None, None, None]
@@ -59,9 +57,7 @@ def assign_level(
 ) -> tuple[Tensor, Tensor]:
     """Level [B] of each box, and whether it has one: with several levels, a box of negative area has none."""
     if len(strides) == 1:
-        return boxes.new_zeros(boxes.shape[0], dtype=torch.int64), boxes.new_ones(
-            boxes.shape[0], dtype=torch.bool
-        )
+        return boxes.new_zeros(boxes.shape[0], dtype=torch.int64), boxes.new_ones(boxes.shape[0], dtype=torch.bool)
     lowest, highest = (round(math.log2(s)) for s in (strides[0], strides[-1]))
     size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     target = (canonical_level + torch.log2(size / canonical_size) + 1e-6).floor().clamp(lowest, highest)

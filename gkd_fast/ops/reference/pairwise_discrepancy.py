@@ -21,12 +21,8 @@ def pairwise_discrepancy(
     participates = same_class.any(dim=1) & ~padding
 
     # Rows that take no part may hold anything, NaN too: replaced before they meet any arithmetic.
-    student_cosine = prototype_projection(
-        student.masked_fill(~participates[:, None], 0.0), student_prototypes
-    )
-    teacher_cosine = prototype_projection(
-        teacher.masked_fill(~participates[:, None], 0.0), teacher_prototypes
-    )
+    student_cosine = prototype_projection(student.masked_fill(~participates[:, None], 0.0), student_prototypes)
+    teacher_cosine = prototype_projection(teacher.masked_fill(~participates[:, None], 0.0), teacher_prototypes)
     dtype = torch.promote_types(student_cosine.dtype, teacher_cosine.dtype)
     student_cosine, teacher_cosine = student_cosine.to(dtype), teacher_cosine.to(dtype)
 

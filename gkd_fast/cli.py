@@ -25,7 +25,7 @@ def parse_config(arguments: Sequence[str], program: str, description: str, start
     """
     names = option(arguments, "preset")
     if names is None and start is None:
-        data = option(arguments, "data")
+        data = option(arguments, "data") or "scenes"
         names = data if data in PRESETS else ""
     if names is not None:
         start = with_presets(Config(), names)

@@ -28,7 +28,7 @@ class DataConfig:
     """Split to evaluate on."""
     classes: tuple[str, ...] = ()
     """Class names to detect, in order; empty: all classes of the data."""
-    short_side: int = 192
+    short_side: int = 128
     """Length to which the short side of an image is resized, in pixels."""
     long_side: int = 320
     """Upper limit for the long side after resizing, in pixels."""
@@ -38,9 +38,9 @@ class DataConfig:
     """Keep resized images in memory as uint8 (3 bytes a pixel)."""
     workers: int = 0
     """Worker processes that load images; 0 loads in the training process."""
-    scenes_train: int = 480
+    scenes_train: int = 640
     """Number of training images of the scenes data set."""
-    scenes_val: int = 120
+    scenes_val: int = 160
     """Number of validation images of the scenes data set."""
 
 
@@ -73,7 +73,7 @@ class ModelConfig:
     """Width of the teacher's box head (Faster R-CNN), in units."""
     student_head: int = 128
     """Width of the student's box head (Faster R-CNN), in units."""
-    anchor_size: int = 16
+    anchor_size: int = 12
     """Side of the smallest anchors, in pixels; it doubles with every pyramid level."""
     pyramid_norm: bool = True
     """Batch normalisation in the feature pyramid, which training from random weights needs."""
@@ -142,9 +142,9 @@ class DistillConfig:
 class OptimConfig:
     """Optimisation of the student; the teacher's own training shares all but its length and rate."""
 
-    epochs: int = 8
+    epochs: int = 5
     """Epochs of the student, alone and distilled."""
-    teacher_epochs: int = 8
+    teacher_epochs: int = 7
     """Epochs of the teacher, where no checkpoint is given."""
     batch_size: int = 8
     """Images a step."""
@@ -232,7 +232,8 @@ _LARGE_MODEL: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "scenes": {},
+    # Scenes are small images of small objects; 100 images a class keep the pass for the prototypes short.
+    "scenes": {"distill": {"min_box": 16.0, "candidate_images": 100}},
     "voc": {
         "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 600}
         | {"long_side": 1000, "cache": False, "workers": 2},
@@ -250,7 +251,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "bccd": {
         "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 240},
         "model": {"teacher": "mobilenet_v2", "teacher_weights": "IMAGENET1K_V1", "student_channels": 64}
-        | {"student_width": 0.35, "teacher_head": 512, "student_head": 512, "rois": 128, "pyramid_norm": False},
+        | {
+            "student_width": 0.35,
+            "teacher_head": 512,
+            "student_head": 512,
+            "rois": 128,
+            "pyramid_norm": False,
+            "anchor_size": 16,
+        },
         "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
     },
     "reference": {"distill": PUBLISHED_DISTILL},

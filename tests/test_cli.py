@@ -29,7 +29,7 @@ def parse(*arguments: str) -> Config:
         ("--lr -1", "--lr: expected a positive number"),
         ("--flip 2", "--flip: expected a number from 0 to 1"),
         ("--alpha -1", "--alpha: expected zero or a positive number"),
-        ("--long-side 100", "--long-side: expected at least --short-side 192, got 100"),
+        ("--long-side 100", "--long-side: expected at least --short-side 128, got 100"),
         ("--data voc", "--data-root: expected the folder of the voc data set"),
         ("--data voc --data-root /does/not/exist", "/does/not/exist"),
         ("--amp --amp-dtype fp16 --device cpu", "--amp-dtype: fp16 needs a GPU"),

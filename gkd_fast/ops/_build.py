@@ -12,6 +12,8 @@ import platform
 import sys
 from pathlib import Path
 
+# For instrumented builds: flags added to those of compiler and linker.
+EXTRA_FLAGS = tuple(os.environ.get("GKD_CXXFLAGS", "").split())
 # -march=native is safe because the processor is part of the fingerprint: the binary never runs elsewhere.
 # The target version is the oldest torch whose stable interface the sources use.
 FLAGS = (
@@ -21,6 +23,7 @@ FLAGS = (
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    *EXTRA_FLAGS,
 )
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -74,6 +77,7 @@ def compile_library(directory: Path) -> Path:
             name,
             sources=[str(path) for path in sorted((root / "cpu").glob("*.cpp"))],
             extra_cflags=list(FLAGS),
+            extra_ldflags=list(EXTRA_FLAGS),
             build_directory=str(directory),
             is_python_module=False,
         )

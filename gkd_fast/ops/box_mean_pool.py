@@ -1,11 +1,16 @@
 """Instance embeddings: the mean of the feature cells under each box, on every level."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gkd_fast.ops import reference
-from gkd_fast.ops._checks import check_boxes, check_choice, check_features, check_strides
+from gkd_fast.ops._checks import accumulation_dtype, check_boxes, check_choice, check_features, check_strides
+from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._library import define
 
 
 def box_mean_pool(
@@ -40,4 +45,47 @@ def box_mean_pool(
     check_boxes(features, boxes, image_index)
     check_strides(strides, len(features))
     check_choice("negative", negative, ("clamp", "mirror"))
-    return reference.box_mean_pool(features, boxes, image_index, strides, negative=negative)
+    if backend_for("box_mean_pool", boxes.device) == "reference":
+        return reference.box_mean_pool(features, boxes, image_index, strides, negative=negative)
+    means = _MeanPool.apply(boxes, image_index, [float(s) for s in strides], negative == "mirror", *features)
+    return means.to(features[0].dtype)
+
+
+def _fake(features: list[Tensor], boxes: Tensor, image_index: Tensor, strides: list[float], mirror: bool) -> Tensor:
+    dtype = accumulation_dtype(features[0].dtype)
+    return boxes.new_empty(len(features), boxes.shape[0], features[0].shape[1], dtype=dtype)
+
+
+def _fake_backward(
+    gradient: Tensor, features: list[Tensor], boxes: Tensor, image_index: Tensor, strides: list[float], mirror: bool
+) -> list[Tensor]:
+    return [torch.empty_like(feature) for feature in features]
+
+
+_forward = define(
+    "box_mean_pool(Tensor[] features, Tensor boxes, Tensor image_index, float[] strides, bool mirror) -> Tensor",
+    _fake,
+)
+_backward = define(
+    "box_mean_pool_backward(Tensor gradient, Tensor[] features, Tensor boxes, Tensor image_index, float[] strides,"
+    " bool mirror) -> Tensor[]",
+    _fake_backward,
+)
+
+
+class _MeanPool(torch.autograd.Function):
+    """The features are kept for their shapes and layouts alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, boxes: Tensor, image_index: Tensor, strides: list[float], mirror: bool, *features: Tensor
+    ) -> Tensor:
+        ctx.options = strides, mirror
+        ctx.save_for_backward(boxes, image_index, *features)
+        return _forward(features, boxes, image_index, strides, mirror)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        boxes, image_index, *features = ctx.saved_tensors
+        return None, None, None, None, *_backward(gradient, features, boxes, image_index, *ctx.options)

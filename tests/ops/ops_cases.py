@@ -13,6 +13,17 @@ def pyramid(*, images=2, channels=3, sizes=MAP_SIZES, dtype=torch.float32, chann
     return [m.contiguous(memory_format=torch.channels_last) for m in maps] if channels_last else maps
 
 
+LAYOUTS = ("contiguous", "channels_last", "strided")
+
+
+def laid_out(tensor, layout):
+    """The same numbers in another memory layout; "strided": every second column of a wider tensor."""
+    if layout == "strided":
+        return tensor.repeat_interleave(2, dim=-1)[..., ::2]
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    return tensor.contiguous(memory_format=memory_format)
+
+
 def boxes_of(count, *, images=2, extent=(68.0, 52.0), seed=1):
     """Random boxes [B,4] that may stick out of the image, and their images."""
     generator = torch.Generator().manual_seed(seed)

@@ -61,7 +61,7 @@ def test_box_mean_pool(maps, boxes, layout, negative):
 def test_multiscale_roi_align(maps, boxes, layout, aligned):
     b, index = BOXES[boxes]
     # An adaptive grid has as many samples as its box has cells.
-    modest = b.abs().amax(dim=1) < 1e6
+    modest = b.abs().amax(dim=1) < 200
     cases = [(2, b, index), (0, b[modest], index[modest])]
     for dtype in DTYPES:
         for ratio, some, images in cases:

@@ -32,6 +32,12 @@ class FeatureMap {
   int64_t cells() const { return height * width; }
   bool cells_adjoin() const { return stride_[3] == 1 && stride_[2] == width; }
   bool channels_adjoin() const { return stride_[1] == 1; }
+  int64_t stride(int axis) const { return stride_[axis]; }
+
+  template <class T>
+  T* row(int64_t image, int64_t channel, int64_t y) const {
+    return static_cast<T*>(data_) + image * stride_[0] + channel * stride_[1] + y * stride_[2];
+  }
 
   // The elements of a run: in place where they lie in order as T, otherwise copied into the buffer.
   template <class T>

@@ -2,12 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gkd_fast.ops import reference
 from gkd_fast.ops._checks import check_boxes, check_features, check_strides
+from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._library import define
+from gkd_fast.ops._pyramid import PyramidShape
 
 
 def multiscale_roi_align(
@@ -32,7 +37,7 @@ def multiscale_roi_align(
         features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of each box, in [0,N).
-        strides: pixels per cell, one a level, each twice the one before.
+        strides: pixels per cell, one a level, each at most twice the one before.
         output_size: bins R, or (R_h, R_w).
         sampling_ratio: sample points along each side of a bin; 0 takes ceil(side of the box in cells / R).
         aligned: shift by half a cell, so that cell centres are samples; without it boxes count as at least
@@ -49,22 +54,76 @@ def multiscale_roi_align(
     check_features("features", features)
     check_boxes(features, boxes, image_index)
     check_strides(strides, len(features))
+    if round(math.log2(strides[-1] / strides[0])) >= len(strides):
+        raise ValueError(f"strides: expected each at most twice the one before, got {tuple(strides)}")
     bins = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(bins) != 2 or min(bins) < 1:
         raise ValueError(f"output_size: expected a positive number or a pair of them, got {output_size}")
     if sampling_ratio < 0:
         raise ValueError(f"sampling_ratio: expected 0 (adaptive) or a positive number, got {sampling_ratio}")
-    return reference.multiscale_roi_align(
-        features,
-        boxes,
-        image_index,
-        strides,
-        output_size=bins,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        canonical_size=canonical_size,
-        canonical_level=canonical_level,
-    )
+    if backend_for("multiscale_roi_align", features[0].device) == "reference":
+        return reference.multiscale_roi_align(
+            features,
+            boxes,
+            image_index,
+            strides,
+            output_size=bins,
+            sampling_ratio=sampling_ratio,
+            aligned=aligned,
+            canonical_size=canonical_size,
+            canonical_level=canonical_level,
+        )
+    sampling = ([float(s) for s in strides], sampling_ratio, aligned, canonical_size, canonical_level)
+    return _RoIAlign.apply(boxes, image_index, bins, sampling, *features)
+
+
+def _fake(features: list[Tensor], boxes: Tensor, image_index: Tensor, output_size: list[int], *sampling: Any) -> Tensor:
+    return features[0].new_empty((boxes.shape[0], features[0].shape[1], *output_size))
+
+
+def _fake_backward(
+    gradient: Tensor,
+    boxes: Tensor,
+    image_index: Tensor,
+    images: int,
+    heights: list[int],
+    widths: list[int],
+    channels_last: list[int],
+    *sampling: Any,
+) -> list[Tensor]:
+    return PyramidShape(images, gradient.shape[1], heights, widths, channels_last).new_empty(gradient)
+
+
+_SAMPLING = "float[] strides, int sampling_ratio, bool aligned, int canonical_size, int canonical_level"
+_forward = define(
+    f"multiscale_roi_align(Tensor[] features, Tensor boxes, Tensor image_index, int[] output_size, {_SAMPLING})"
+    " -> Tensor",
+    _fake,
+)
+_backward = define(
+    "multiscale_roi_align_backward(Tensor gradient, Tensor boxes, Tensor image_index, SymInt images,"
+    f" SymInt[] heights, SymInt[] widths, int[] channels_last, {_SAMPLING}) -> Tensor[]",
+    _fake_backward,
+)
+
+
+class _RoIAlign(torch.autograd.Function):
+    """Keeps the shapes of the maps for the backward pass, not the maps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, boxes: Tensor, image_index: Tensor, bins: tuple[int, int], sampling: tuple, *features: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(boxes, image_index)
+        ctx.shape, ctx.sampling = PyramidShape.of(features), sampling
+        return _forward(list(features), boxes, image_index, list(bins), *sampling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        shape = ctx.shape
+        layout = shape.images, shape.heights, shape.widths, shape.channels_last
+        return None, None, None, None, *_backward(gradient, *ctx.saved_tensors, *layout, *ctx.sampling)
 
 
 class MultiScaleRoIAlign(nn.Module):

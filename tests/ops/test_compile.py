@@ -54,7 +54,7 @@ CASES = (
     matching_pursuit,
 )
 COUNTS = (11, 17, 23)  # equal to no other size: the compiler takes equal sizes for one symbol
-KERNELS = {box_mean_pool, prototype_projection, pairwise_discrepancy, masked_imitation}
+KERNELS = {box_mean_pool, multiscale_roi_align, prototype_projection, pairwise_discrepancy, masked_imitation}
 
 
 @pytest.mark.parametrize(

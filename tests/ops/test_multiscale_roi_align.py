@@ -23,7 +23,7 @@ def by_torchvision(features, boxes, index, *, size, ratio, aligned, strides=STRI
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("size", [(7, 7), (3, 5)])
-def test_equals_torchvision(reference_backend, ratio, aligned, size):
+def test_equals_torchvision(backend, ratio, aligned, size):
     features = [leaf(f) for f in pyramid(dtype=torch.float64)]
     boxes, index = boxes_of(30)
     want, levels = by_torchvision(features, boxes, index, size=size, ratio=ratio, aligned=aligned)
@@ -40,7 +40,7 @@ def test_equals_torchvision(reference_backend, ratio, aligned, size):
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_module_replaces_torchvisions(reference_backend, ratio):
+def test_module_replaces_torchvisions(backend, ratio):
     maps = dict(zip(("0", "1", "2", "pool"), pyramid(sizes=((64, 80), (32, 40), (16, 20), (8, 10))), strict=True))
     boxes, index = boxes_of(40, extent=(320.0, 256.0))
     arguments = (["0", "1", "2"], 7, ratio)
@@ -49,7 +49,7 @@ def test_module_replaces_torchvisions(reference_backend, ratio):
     torch.testing.assert_close(ops.MultiScaleRoIAlign(*arguments)(*inputs), want)
 
 
-def test_odd_boxes(reference_backend):
+def test_odd_boxes(backend):
     features = [leaf(f) for f in pyramid()]
     out = ops.multiscale_roi_align(features, ODD_BOXES, ODD_IMAGES, STRIDES, output_size=2, **CANONICAL)
     assert out.isfinite().all()
@@ -60,7 +60,7 @@ def test_odd_boxes(reference_backend):
     assert all(f.grad.isfinite().all() for f in features)
 
 
-def test_no_boxes(reference_backend):
+def test_no_boxes(backend):
     out = ops.multiscale_roi_align(
         pyramid(),
         torch.zeros(0, 4),
@@ -73,7 +73,7 @@ def test_no_boxes(reference_backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_is_the_rounded_truth(reference_backend, dtype):
+def test_low_precision_is_the_rounded_truth(backend, dtype):
     features = pyramid(dtype=dtype)
     boxes, index = boxes_of(20)
     got = ops.multiscale_roi_align(features, boxes, index, STRIDES, output_size=7, **CANONICAL)

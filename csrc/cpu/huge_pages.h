@@ -1,0 +1,25 @@
+// Large results: the page faults of fresh memory cost more than the arithmetic that fills it.
+#pragma once
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "../common.h"
+
+namespace gkd {
+
+// A new tensor of the dtype of `like`, on huge pages where the system has some to give.
+inline Tensor new_result(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  Tensor tensor = new_tensor(like, sizes, like.scalar_type());
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t past = (begin + tensor.numel() * tensor.element_size()) / kPage * kPage;
+  if (first < past) madvise(reinterpret_cast<void*>(first), past - first, MADV_HUGEPAGE);
+#endif
+  return tensor;
+}
+
+}  // namespace gkd

@@ -10,6 +10,7 @@ from typing import Literal
 
 from gkd_fast.cli import option, parse, run_command
 from gkd_fast.config import Config, DataConfig, from_dict, replace, validate
+from gkd_fast.detectors import adapt
 from gkd_fast.engine.checkpoint import load_detector
 from gkd_fast.engine.job import evaluate_detector, prepare_split
 from gkd_fast.engine.precision import resolve_device
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     config = replace(config, "run", device=options.device)
     validate(config)
     device = resolve_device(options.device)
-    model = checkpoint.build().to(device)
+    model = adapt(checkpoint.build().to(device)).model
     dataset = prepare_split(config, "val", classes=checkpoint.classes)
     result = evaluate_detector(config, dataset, model, device)
     per_class = result.pop("per_class")

@@ -8,7 +8,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
+from gkd_fast import ops
 from gkd_fast.detectors.base import Instances, SoftPairs, StudentPass, float_outputs, normalised_batch
+from gkd_fast.ops.multiscale_roi_align import infer_stride
+from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 
 class FasterRCNNAdapter:
@@ -18,6 +21,15 @@ class FasterRCNNAdapter:
 
     def __init__(self, model: FasterRCNN) -> None:
         self.model = model
+        pool = model.roi_heads.box_roi_pool
+        if next(model.parameters()).device.type == "cpu":  # elsewhere torchvision's kernel is the faster one
+            model.roi_heads.box_roi_pool = ops.MultiScaleRoIAlign(
+                pool.featmap_names,
+                pool.output_size,
+                pool.sampling_ratio,
+                canonical_scale=pool.canonical_scale,
+                canonical_level=pool.canonical_level,
+            )
         float_outputs(model.rpn.head)
         float_outputs(model.roi_heads.box_predictor)
 
@@ -60,7 +72,14 @@ class FasterRCNNAdapter:
             student=own.soft["logits"],
             teacher=logits,
             instance=count,
-            level=self.model.roi_heads.box_roi_pool.map_levels(per_image),
+            level=self._levels(own),
             student_embedding=own.soft["roi"].float().mean((2, 3)),
             teacher_embedding=roi.float().mean((2, 3)),
         )
+
+    def _levels(self, own: StudentPass) -> Tensor:
+        """The pyramid level [B] that RoIAlign takes for each instance."""
+        pool = self.model.roi_heads.box_roi_pool
+        pooled = own.features[: len(pool.featmap_names)]
+        strides = [infer_stride(feature, own.soft["sizes"]) for feature in pooled]
+        return assign_level(own.instances.boxes, strides, pool.canonical_scale, pool.canonical_level)[0]

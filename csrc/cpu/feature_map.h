@@ -32,6 +32,8 @@ class FeatureMap {
   int64_t cells() const { return height * width; }
   bool cells_adjoin() const { return stride_[3] == 1 && stride_[2] == width; }
   bool channels_adjoin() const { return stride_[1] == 1; }
+  // Whether runs along the channels lie in order, and no longer ones along the cells do.
+  bool runs_along_channels() const { return channels_adjoin() && !(cells_adjoin() && cells() >= channels); }
   int64_t stride(int axis) const { return stride_[axis]; }
 
   template <class T>
@@ -42,10 +44,10 @@ class FeatureMap {
   // The elements of a run: in place where they lie in order as T, otherwise copied into the buffer.
   template <class T>
   const T* read(const Run& run, T* buffer) const {
-    if (lies_in_order<T>(run)) return at<T>(run);
+    if (lies_in_order<T>(run)) return prefetch_next(at<T>(run), run.count);
     with_floating_type(dtype, [&](auto tag) {
       using Element = decltype(tag);
-      if (adjoin(run)) return widen(at<Element>(run), run.count, buffer);
+      if (adjoin(run)) return widen(prefetch_next(at<Element>(run), run.count), run.count, buffer);
       for_each_offset(run, [&](int64_t i, int64_t offset) { buffer[i] = static_cast<T>(at<Element>(run)[offset]); });
     });
     return buffer;
@@ -70,6 +72,14 @@ class FeatureMap {
  private:
   void* data_;
   int64_t stride_[4];
+
+  // Begins to fetch the next run while this one is worked on: the processor's own prefetcher stops at the end of a page.
+  template <class Element>
+  static const Element* prefetch_next(const Element* run, int64_t count) {
+    const char* next = reinterpret_cast<const char*>(run + count);
+    for (int line = 0; line < 16; ++line) __builtin_prefetch(next + 64 * line);
+    return run;
+  }
 
   bool adjoin(const Run& run) const { return run.along_cells ? cells_adjoin() : channels_adjoin(); }
 

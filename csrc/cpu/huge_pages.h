@@ -9,9 +9,8 @@
 
 namespace gkd {
 
-// A new tensor of the dtype of `like`, on huge pages where the system has some to give.
-inline Tensor new_result(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  Tensor tensor = new_tensor(like, sizes, like.scalar_type());
+// Asks for huge pages, where the system has some to give; before anything is written.
+inline void use_huge_pages(Tensor& tensor) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 2 << 20;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
@@ -19,6 +18,12 @@ inline Tensor new_result(const Tensor& like, std::initializer_list<int64_t> size
   const uintptr_t past = (begin + tensor.numel() * tensor.element_size()) / kPage * kPage;
   if (first < past) madvise(reinterpret_cast<void*>(first), past - first, MADV_HUGEPAGE);
 #endif
+}
+
+// A new tensor of the dtype of `like`.
+inline Tensor new_result(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  Tensor tensor = new_tensor(like, sizes, like.scalar_type());
+  use_huge_pages(tensor);
   return tensor;
 }
 

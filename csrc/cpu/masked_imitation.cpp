@@ -1,22 +1,25 @@
-// Weighted squared differences of two pyramids, and their gradients: one pass over the maps each, whose weights are painted
-// once for all channels.
+// Weighted squared differences of two pyramids, and their gradients: one pass over the maps each, whose weights are
+// painted once for all channels.
 //
-// Work is cut into tiles by the shapes alone, and the tiles' sums are added in order, so that results do not depend on the
-// number of threads.
+// Work is cut into tiles by the shapes alone, and the tiles' sums are added in order, so that results do not depend on
+// the number of threads.
+#include <cstring>
+#include <numeric>
 #include <tuple>
 
 #include "feature_map.h"
 #include "gemm.h"
+#include "huge_pages.h"
 #include "weight_map.h"
 
 namespace gkd {
 namespace {
 
-// Elements that are summed up in the accumulation type before they join a double; buffers of them stay in the first-level
-// cache.
-constexpr int64_t kStrip = 1024;
-// Elements of a map that are one task, and cells of it that lie in a row: long enough for the prefetcher.
-constexpr int64_t kTileElements = 1 << 18, kTileCells = 1 << 14;
+// Elements that are summed up in the accumulation type before they join a double; buffers of them stay in the
+// first-level cache.
+constexpr int64_t kStrip = 512;
+// Elements of a map that are one task: long ways through memory, for the prefetcher.
+constexpr int64_t kTileElements = 1 << 18;
 
 // One level: both maps and the weight of every cell [N,H*W].
 template <class T>
@@ -26,10 +29,9 @@ struct Level {
 
   const T* weight(const Run& run) const { return weights + run.image * student.cells() + run.cell; }
 
-  // Runs follow the student's memory.
-  bool along_cells() const {
-    return !student.channels_adjoin() || (student.cells_adjoin() && student.cells() >= student.channels);
-  }
+  // Runs go where memory goes. Where the maps differ in layout they go along the channels: the cells that one line of the
+  // cache holds are next to each other in time then, too.
+  bool along_cells() const { return !student.runs_along_channels() && !teacher.runs_along_channels(); }
 };
 
 // A part of one level's map, of one image.
@@ -55,8 +57,8 @@ std::vector<Tile> make_tiles(const std::vector<Level<T>>& levels) {
   for (size_t l = 0; l < levels.size(); ++l) {
     const FeatureMap& map = levels[l].student;
     const bool along_cells = levels[l].along_cells();
-    const int64_t longest = along_cells ? kTileCells : std::max<int64_t>(1, kTileElements / std::max<int64_t>(1, map.channels));
-    const int64_t cells = ceil_div(map.cells(), ceil_div(map.cells(), longest));
+    const int64_t most = along_cells ? kTileElements : kTileElements / std::max<int64_t>(1, map.channels);
+    const int64_t cells = ceil_div(map.cells(), ceil_div(map.cells(), std::max<int64_t>(1, most)));
     const int64_t channels = along_cells ? std::max<int64_t>(1, kTileElements / cells) : map.channels;
     for (int64_t image = 0; image < map.images; ++image)
       for (int64_t channel = 0; channel < map.channels; channel += channels)
@@ -92,72 +94,81 @@ T outside(T weight) {
   return weight <= T(0) ? T(1) : T(0);
 }
 
+// The first n < width lanes; the others are 0.
 template <class T>
-double total(Vec<T> v) {
-  double sum = 0;
-  for (int i = 0; i < Simd<T>::width; ++i) sum += static_cast<double>(v[i]);
-  return sum;
+Vec<T> load_part(const T* p, int64_t n) {
+  Vec<T> v = {};
+  std::memcpy(&v, p, n * sizeof(T));
+  return v;
 }
 
-struct Sums {
-  double foreground = 0, background = 0;
+// Sums in double, one for each lane of a vector.
+template <class T>
+struct LaneSums {
+  double lanes[Simd<T>::width] = {};
+
+  void add(Vec<T> v, double factor = 1) {
+    for (int i = 0; i < Simd<T>::width; ++i) lanes[i] += factor * static_cast<double>(v[i]);
+  }
+  double total() const { return std::accumulate(lanes, lanes + Simd<T>::width, 0.0); }
 };
 
-// sum W (s-t)^2 and sum (1-O) (s-t)^2 of one run of cells.
 template <class T>
-Sums weighted_squares(const T* s, const T* t, const T* weight, int64_t count) {
-  constexpr int W = Simd<T>::width;
-  Vec<T> foreground[2] = {}, background[2] = {};
-  Sums sums;
-  int64_t i = 0;
-  for (; i + 2 * W <= count; i += 2 * W)
-    for (int j = 0; j < 2; ++j) {
-      const Vec<T> w = load(weight + i + j * W), d = load(s + i + j * W) - load(t + i + j * W), square = d * d;
-      foreground[j] += w * square;
-      background[j] += outside<T>(w) * square;
+struct Sums {
+  LaneSums<T> foreground, background;
+
+  // W (s-t)^2 and (1-O) (s-t)^2 of a run of cells.
+  void add_cells(const T* s, const T* t, const T* weight, int64_t count) {
+    constexpr int W = Simd<T>::width;
+    Vec<T> painted[2] = {}, rest[2] = {};
+    const auto add = [&](int j, Vec<T> difference, Vec<T> w) {
+      const Vec<T> square = difference * difference;
+      painted[j] += w * square;
+      rest[j] += outside<T>(w) * square;
+    };
+    int64_t i = 0;
+    for (; i + 2 * W <= count; i += 2 * W) {
+      add(0, load(s + i) - load(t + i), load(weight + i));
+      add(1, load(s + i + W) - load(t + i + W), load(weight + i + W));
     }
-  for (; i < count; ++i) {
-    const T square = (s[i] - t[i]) * (s[i] - t[i]);
-    sums.foreground += weight[i] * square;
-    sums.background += outside(weight[i]) * square;
+    for (; i < count; i += W) {
+      const int64_t n = std::min<int64_t>(W, count - i);
+      add(0, load_part(s + i, n) - load_part(t + i, n), load_part(weight + i, n));
+    }
+    foreground.add(painted[0] + painted[1]);
+    background.add(rest[0] + rest[1]);
   }
-  sums.foreground += total<T>(foreground[0] + foreground[1]);
-  sums.background += total<T>(background[0] + background[1]);
-  return sums;
-}
 
-// sum (s-t)^2 over the channels of one cell.
-template <class T>
-double squares(const T* s, const T* t, int64_t count) {
-  constexpr int W = Simd<T>::width;
-  Vec<T> sum[2] = {};
-  T rest = 0;
-  int64_t i = 0;
-  for (; i + 2 * W <= count; i += 2 * W)
-    for (int j = 0; j < 2; ++j) {
-      const Vec<T> d = load(s + i + j * W) - load(t + i + j * W);
-      sum[j] += d * d;
+  // The same of a run of one cell's channels.
+  void add_channels(const T* s, const T* t, T weight, int64_t count) {
+    constexpr int W = Simd<T>::width;
+    Vec<T> sum[2] = {};
+    const auto add = [&](int j, Vec<T> difference) { sum[j] += difference * difference; };
+    int64_t i = 0;
+    for (; i + 2 * W <= count; i += 2 * W) {
+      add(0, load(s + i) - load(t + i));
+      add(1, load(s + i + W) - load(t + i + W));
     }
-  for (; i < count; ++i) rest += (s[i] - t[i]) * (s[i] - t[i]);
-  return total<T>(sum[0] + sum[1]) + rest;
-}
+    for (; i < count; i += W) {
+      const int64_t n = std::min<int64_t>(W, count - i);
+      add(0, load_part(s + i, n) - load_part(t + i, n));
+    }
+    foreground.add(sum[0] + sum[1], weight);
+    background.add(sum[0] + sum[1], outside(weight));
+  }
+};
 
 template <class T>
-Sums sum_tile(const Level<T>& level, const Tile& tile) {
+Sums<T> sum_tile(const Level<T>& level, const Tile& tile) {
   T s[kStrip], t[kStrip];
-  Sums sums;
+  Sums<T> sums;
   for_each_run(tile, level.along_cells(), [&](const Run& run) {
     const T *student = level.student.read(run, s), *teacher = level.teacher.read(run, t);
     const T* weight = level.weight(run);
-    if (run.along_cells) {
-      const Sums part = weighted_squares(student, teacher, weight, run.count);
-      sums.foreground += part.foreground;
-      sums.background += part.background;
-    } else {
-      const double square = squares(student, teacher, run.count);
-      sums.foreground += *weight * square;
-      sums.background += outside(*weight) * square;
-    }
+    if (run.along_cells)
+      sums.add_cells(student, teacher, weight, run.count);
+    else
+      sums.add_channels(student, teacher, *weight, run.count);
   });
   return sums;
 }
@@ -175,14 +186,13 @@ struct Slopes {
 template <class T>
 void difference(const T* s, const T* t, const T* weight, bool along_cells, Slopes<T> slopes, int64_t count, T* out) {
   constexpr int W = Simd<T>::width;
-  const T constant = slopes.at(*weight);
+  const T slope = slopes.at(*weight);
   int64_t i = 0;
-  if (along_cells) {
-    for (; i + W <= count; i += W) store(out + i, slopes.at(load(weight + i)) * (load(s + i) - load(t + i)));
-    for (; i < count; ++i) out[i] = slopes.at(weight[i]) * (s[i] - t[i]);
-  } else {
-    for (; i < count; ++i) out[i] = constant * (s[i] - t[i]);
+  for (; i + W <= count; i += W) {
+    const Vec<T> slope_vector = along_cells ? slopes.at(load(weight + i)) : slope + Vec<T>{};
+    store(out + i, slope_vector * (load(s + i) - load(t + i)));
   }
+  for (; i < count; ++i) out[i] = (along_cells ? slopes.at(weight[i]) : slope) * (s[i] - t[i]);
 }
 
 template <class T>
@@ -244,15 +254,18 @@ template <class T>
 Forward forward(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher, const Tensor& weights) {
   const std::vector<Level<T>> levels = make_levels<T>(student, teacher, weights);
   const std::vector<Tile> tiles = make_tiles(levels);
-  std::vector<Sums> parts(tiles.size());
+  std::vector<std::pair<double, double>> parts(tiles.size());
   torch::stable::parallel_for(0, tiles.size(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) parts[i] = sum_tile(levels[tiles[i].level], tiles[i]);
+    for (int64_t i = begin; i < end; ++i) {
+      const Sums<T> sums = sum_tile(levels[tiles[i].level], tiles[i]);
+      parts[i] = {sums.foreground.total(), sums.background.total()};
+    }
   });
 
-  std::vector<Sums> sums(levels.size());
+  std::vector<double> foreground(levels.size()), background(levels.size());
   for (size_t i = 0; i < tiles.size(); ++i) {
-    sums[tiles[i].level].foreground += parts[i].foreground;
-    sums[tiles[i].level].background += parts[i].background;
+    foreground[tiles[i].level] += parts[i].first;
+    background[tiles[i].level] += parts[i].second;
   }
   const auto level_vector = [&](const auto& value) {
     Tensor result = new_tensor(student[0], {static_cast<int64_t>(levels.size())}, dtype_of<T>());
@@ -267,8 +280,8 @@ Forward forward(const std::vector<Tensor>& student, const std::vector<Tensor>& t
       return sum;
     });
   };
-  return {level_vector([&](size_t l) { return sums[l].foreground; }),
-          level_vector([&](size_t l) { return sums[l].background; }), over_cells([](T w) { return w; }),
+  return {level_vector([&](size_t l) { return foreground[l]; }),
+          level_vector([&](size_t l) { return background[l]; }), over_cells([](T w) { return w; }),
           over_cells([](T w) { return outside(w); }), weights};
 }
 
@@ -296,6 +309,7 @@ std::vector<Tensor> backward(const Tensor& foreground, const Tensor& background,
   for (size_t i = 0; i < need.size(); ++i) {
     const Tensor& map = i < student.size() ? student[i] : teacher[i - student.size()];
     gradients.push_back(need[i] ? torch::stable::empty_like(map) : new_tensor(map, {0}, map.scalar_type()));
+    use_huge_pages(gradients.back());
     maps.push_back(need[i] ? std::optional<FeatureMap>(gradients.back()) : std::nullopt);
   }
   const std::vector<Tile> tiles = make_tiles(levels);

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from gkd_fast.ops import reference
 from gkd_fast.ops._checks import check_same_device, check_size, check_tensor
+from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._library import define
 
 
 @torch.no_grad()
@@ -61,4 +63,26 @@ def matching_pursuit(
         raise ValueError(f"alpha: expected 0 or more, got {alpha}")
     if candidates is None:
         candidates = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-    return reference.matching_pursuit(student, teacher, count, candidates, picks=picks, alpha=alpha, repeat=repeat)
+    inputs = student, teacher, count, candidates
+    if backend_for("matching_pursuit", student.device) == "reference":
+        return reference.matching_pursuit(*inputs, picks=picks, alpha=alpha, repeat=repeat)
+    return _pursue(*inputs, picks, alpha, repeat)
+
+
+def _fake(
+    student: Tensor,
+    teacher: Tensor,
+    count: Tensor,
+    candidates: Tensor,
+    picks: int,
+    alpha: float,
+    repeat: bool,
+) -> Tensor:
+    return count.new_empty(student.shape[0], picks)
+
+
+_pursue = define(
+    "matching_pursuit(Tensor student, Tensor teacher, Tensor count, Tensor candidates, int picks, float alpha,"
+    " bool repeat) -> Tensor",
+    _fake,
+)

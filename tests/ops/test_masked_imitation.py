@@ -43,7 +43,7 @@ def by_loops(student, teacher, boxes, image_index, omega, strides, overlap):
 
 @pytest.mark.parametrize("overlap", ["max", "last"])
 @pytest.mark.parametrize("boxes", ["random", "odd", "small"])
-def test_equals_loops(reference_backend, overlap, boxes):
+def test_equals_loops(backend, overlap, boxes):
     if boxes == "odd":
         b, index = ODD_BOXES[:-2], ODD_IMAGES[:-2]  # the loops take too long over the huge one
         b = torch.cat([b, ODD_BOXES[-1:]])
@@ -57,7 +57,7 @@ def test_equals_loops(reference_backend, overlap, boxes):
     torch.testing.assert_close(torch.stack(got), want)
 
 
-def test_small_boxes_meet_areas_in_order(reference_backend):
+def test_small_boxes_meet_areas_in_order(backend):
     """A small box keeps the larger weight, a later area overwrites it, a later small box meets the area."""
     student, teacher = [torch.ones(1, 1, 2, 2)], [torch.zeros(1, 1, 2, 2)]
     small, area = [1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 4.0, 4.0]
@@ -71,7 +71,7 @@ def test_small_boxes_meet_areas_in_order(reference_backend):
 
 
 @pytest.mark.parametrize("overlap", ["max", "last"])
-def test_gradcheck(reference_backend, overlap):
+def test_gradcheck(backend, overlap):
     sizes = ((5, 6), (3, 2), (1, 1))
     maps = [leaf(f) for seed in (0, 1) for f in pyramid(dtype=torch.float64, channels=2, sizes=sizes, seed=seed)]
     boxes, index = boxes_of(6, extent=(24.0, 20.0))
@@ -84,7 +84,7 @@ def test_gradcheck(reference_backend, overlap):
     assert torch.autograd.gradcheck(sums, maps)
 
 
-def test_mixed_dtypes_and_no_boxes(reference_backend):
+def test_mixed_dtypes_and_no_boxes(backend):
     student, teacher = [leaf(f) for f in pyramid(dtype=torch.bfloat16)], pyramid(seed=5)
     none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(3, 0)
     sums = ops.masked_imitation(student, teacher, *none, STRIDES)
@@ -96,7 +96,7 @@ def test_mixed_dtypes_and_no_boxes(reference_backend):
     assert student[0].grad.dtype == torch.bfloat16
 
 
-def test_nan_weight_paints_nothing(reference_backend):
+def test_nan_weight_paints_nothing(backend):
     student, teacher = pyramid(), pyramid(seed=5)
     boxes, index = boxes_of(3)
     sums = ops.masked_imitation(student, teacher, boxes, index, torch.full((3, 3), float("nan")), STRIDES)

@@ -39,7 +39,7 @@ def problems(count, samples=24, seed=0, dtype=torch.float64):
 
 @pytest.mark.parametrize("repeat", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 10.0])
-def test_minimises_the_objective(reference_backend, alpha, repeat):
+def test_minimises_the_objective(backend, alpha, repeat):
     a, b = problems(3)
     count = torch.tensor([24, 13, 6])
     got = ops.matching_pursuit(a, b, count, picks=8, alpha=alpha, repeat=repeat)
@@ -48,7 +48,7 @@ def test_minimises_the_objective(reference_backend, alpha, repeat):
         assert got[problem].tolist() == want
 
 
-def test_candidates_explain_all_rows(reference_backend):
+def test_candidates_explain_all_rows(backend):
     a, b = problems(2)
     candidates = torch.rand(2, 24, generator=torch.Generator().manual_seed(4)) < 0.3
     count = torch.tensor([24, 24])
@@ -58,7 +58,7 @@ def test_candidates_explain_all_rows(reference_backend):
         assert got[problem].tolist() == want
 
 
-def test_padding_holds_anything_and_empty_problems_pick_nothing(reference_backend):
+def test_padding_holds_anything_and_empty_problems_pick_nothing(backend):
     a, b = problems(3)
     count = torch.tensor([5, 0, 24])
     want = ops.matching_pursuit(a, b, count)
@@ -69,7 +69,7 @@ def test_padding_holds_anything_and_empty_problems_pick_nothing(reference_backen
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
-def test_nothing_to_pick_from(reference_backend, shape):
+def test_nothing_to_pick_from(backend, shape):
     a = torch.zeros(*shape, 4)
     out = ops.matching_pursuit(a, a, torch.zeros(shape[0], dtype=torch.int64), picks=3)
     assert out.shape == (shape[0], 3)

@@ -2,16 +2,18 @@ import math
 
 import pytest
 import torch
-from ops_cases import ODD_BOXES, ODD_IMAGES, STRIDES, boxes_of, leaf, pyramid
+from ops_cases import LAYOUTS, ODD_BOXES, ODD_IMAGES, STRIDES, boxes_of, laid_out, leaf, pyramid
 
 from gkd_fast import ops
 
+F64 = torch.float64
+HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
 BASE = 12.0  # spreads the small test images over the levels
 
 
 def paint(boxes, image_index, omega, strides, shapes, images, overlap):
     """Weight maps, box after box, cell after cell."""
-    maps = [torch.zeros(images, *shape, dtype=torch.float64) for shape in shapes]
+    maps = [torch.zeros(images, *shape, dtype=F64) for shape in shapes]
     for i, box in enumerate(boxes.tolist()):
         if any(math.isnan(c) for c in box):
             continue
@@ -50,8 +52,8 @@ def test_equals_loops(backend, overlap, boxes):
         index = torch.cat([index, ODD_IMAGES[-1:]])
     else:
         b, index = boxes_of(60, extent=(68.0, 52.0) if boxes == "random" else (20.0, 20.0))
-    student, teacher = pyramid(dtype=torch.float64), pyramid(dtype=torch.float64, seed=5, channels_last=True)
-    omega = torch.rand(3, len(b), dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.4
+    student, teacher = pyramid(dtype=F64), pyramid(dtype=F64, seed=5, channels_last=True)
+    omega = torch.rand(3, len(b), dtype=F64, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.4
     got = ops.masked_imitation(student, teacher, b, index, omega, STRIDES, overlap=overlap, base_size=BASE)
     want = by_loops(student, teacher, b, index, omega, STRIDES, overlap)
     torch.testing.assert_close(torch.stack(got), want)
@@ -73,9 +75,9 @@ def test_small_boxes_meet_areas_in_order(backend):
 @pytest.mark.parametrize("overlap", ["max", "last"])
 def test_gradcheck(backend, overlap):
     sizes = ((5, 6), (3, 2), (1, 1))
-    maps = [leaf(f) for seed in (0, 1) for f in pyramid(dtype=torch.float64, channels=2, sizes=sizes, seed=seed)]
+    maps = [leaf(f) for seed in (0, 1) for f in pyramid(dtype=F64, channels=2, sizes=sizes, seed=seed)]
     boxes, index = boxes_of(6, extent=(24.0, 20.0))
-    omega = torch.rand(3, 6, dtype=torch.float64)
+    omega = torch.rand(3, 6, dtype=F64)
 
     def sums(*m):
         out = ops.masked_imitation(m[:3], m[3:], boxes, index, omega, STRIDES, overlap=overlap, base_size=6.0)
@@ -102,6 +104,141 @@ def test_nan_weight_paints_nothing(backend):
     sums = ops.masked_imitation(student, teacher, boxes, index, torch.full((3, 3), float("nan")), STRIDES)
     assert (sums.foreground_weight == 0).all()
     assert sums.background.isfinite().all()
+
+
+SIZES = ((63, 100), (25, 33), (1, 1))
+
+
+def crowd():
+    """Boxes and weights [3,60] for maps of SIZES: overlapping, some weights negative, all levels in use."""
+    boxes, index = boxes_of(60, extent=(400.0, 252.0))
+    return boxes, index, torch.rand(3, 60, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.4
+
+
+def run(student, teacher, backend, leaves, **options):
+    """Sums, and the gradients of a mixture of them."""
+    with ops.use_backend(backend):
+        sums = ops.masked_imitation(student, teacher, *crowd(), STRIDES, base_size=30.0, **options)
+        mixture = sums.foreground @ sums.foreground.new_tensor([1.0, 2.0, 3.0]) - 0.5 * sums.background.sum()
+        return [*sums, *torch.autograd.grad(mixture, leaves)]
+
+
+@pytest.mark.parametrize(("channels", "sizes"), [(1, SIZES), (33, SIZES), (1000, ((7, 9), (1, 63), (1, 1)))])
+@pytest.mark.parametrize("student_layout", LAYOUTS)
+@pytest.mark.parametrize("teacher_layout", LAYOUTS)
+def test_kernel_equals_reference(channels, sizes, student_layout, teacher_layout):
+    student, teacher = (
+        [laid_out(f, layout).requires_grad_() for f in pyramid(channels=channels, sizes=sizes, dtype=F64, seed=seed)]
+        for seed, layout in enumerate((student_layout, teacher_layout))
+    )
+    got, want = (run(student, teacher, backend, student + teacher) for backend in ("cpu", "reference"))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    if "strided" not in (student_layout, teacher_layout):
+        assert [g.stride() for g in got[4:]] == [f.stride() for f in student + teacher]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtypes", [(d, e) for d in HALF_AND_FLOAT for e in (torch.float32, d)])
+def test_error_is_within_the_reference_s(layout, dtypes):
+    student, teacher = (
+        [laid_out(f, layout) for f in pyramid(channels=65, sizes=SIZES, dtype=dtype, seed=seed)]
+        for seed, dtype in enumerate(dtypes)
+    )
+
+    def results(backend, *kinds):
+        s, t = ([leaf(f.to(kind)) for f in maps] for maps, kind in zip((student, teacher), kinds, strict=True))
+        return run(s, t, backend, s + t)
+
+    truth = results("reference", F64, F64)
+    errors = [
+        [(got.double() - want).abs().max().item() for got, want in zip(results(backend, *dtypes), truth, strict=True)]
+        for backend in ("cpu", "reference")
+    ]
+    for kernel, reference, want in zip(*errors, truth, strict=True):
+        # A sum that the reference happens to hit may be rounded once.
+        assert kernel <= max(reference, torch.finfo(torch.float32).eps * want.abs().max().item())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_for_any_number_of_threads(layout, dtype):
+    student, teacher = (
+        [laid_out(f, layout).requires_grad_() for f in pyramid(channels=64, sizes=SIZES, dtype=dtype, seed=seed)]
+        for seed in (0, 1)
+    )
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(run(student, teacher, "cpu", student + teacher))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_gradients_only_where_they_are_wanted(backend):
+    student, teacher = pyramid(), pyramid(seed=5)
+    maps = [student[0], teacher[2]]
+    everything = [leaf(f) for f in student + teacher]
+    wanted = [leaf(f) for f in maps]
+    boxes, index = boxes_of(6)
+
+    def gradients(student, teacher, leaves):
+        sums = ops.masked_imitation(student, teacher, boxes, index, torch.ones(3, 6), STRIDES, base_size=BASE)
+        return torch.autograd.grad(sums.background.sum() + sums.foreground.sum(), leaves)
+
+    some = gradients([wanted[0], *student[1:]], [*teacher[:2], wanted[1]], wanted)
+    every = gradients(everything[:3], everything[3:], everything)
+    assert torch.equal(some[0], every[0])
+    assert torch.equal(some[1], every[5])
+
+
+@pytest.mark.parametrize("power", range(6))
+def test_levels_change_where_the_reference_changes_them(power):
+    """Boxes whose size is the base size times a power of two, and the floats next to it."""
+    side = torch.tensor(12.0 * 2**power - 1)
+    sides = torch.stack([torch.nextafter(side, side.new_tensor(end)) for end in (0.0, 1e9)] + [side])
+    boxes = torch.zeros(3, 4)
+    boxes[:, 2:] = sides[:, None]
+    maps = [torch.ones(1, 1, 200, 200) for _ in range(5)]
+    arguments = [torch.zeros_like(m) for m in maps], boxes, torch.zeros(3, dtype=torch.int64), torch.rand(5, 3)
+    got, want = (
+        _with_backend(name, lambda: ops.masked_imitation(maps, *arguments, [4] * 5, base_size=12.0))
+        for name in ("cpu", "reference")
+    )
+    torch.testing.assert_close(got.foreground_weight, want.foreground_weight)
+
+
+def _with_backend(name, function):
+    with ops.use_backend(name):
+        return function()
+
+
+@pytest.mark.parametrize("image", [-1, 2])
+def test_image_that_does_not_exist(image):
+    with (
+        ops.use_backend("cpu"),
+        pytest.raises(RuntimeError, match=rf"image_index: expected values in \[0,2\), got {image}"),
+    ):
+        ops.masked_imitation(pyramid(), pyramid(), torch.ones(1, 4), torch.tensor([image]), torch.ones(3, 1), STRIDES)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [F64, torch.bfloat16])
+def test_opcheck(layout, dtype):
+    raw = torch.ops.gkd_fast
+    student = [laid_out(f, layout) for f in pyramid(dtype=dtype)]
+    teacher = pyramid(seed=5)
+    boxes, index = boxes_of(6)
+    arguments = student, teacher, boxes, index, torch.rand(3, 6), [4.0, 8.0, 16.0], False, BASE
+    torch.library.opcheck(raw.masked_imitation.default, arguments)
+    foreground, background, _, _, weights = raw.masked_imitation(*arguments)
+    need = [True, False, True, True, True, False]
+    torch.library.opcheck(
+        raw.masked_imitation_backward.default, (foreground, background, student, teacher, weights, need)
+    )
 
 
 def test_bad_arguments():

@@ -144,7 +144,7 @@ class OptimConfig:
 
     epochs: int = 5
     """Epochs of the student, alone and distilled."""
-    teacher_epochs: int = 7
+    teacher_epochs: int = 6
     """Epochs of the teacher, where no checkpoint is given."""
     batch_size: int = 8
     """Images a step."""

@@ -29,8 +29,8 @@ struct Level {
 
   const T* weight(const Run& run) const { return weights + run.image * student.cells() + run.cell; }
 
-  // Runs go where memory goes. Where the maps differ in layout they go along the channels: the cells that one line of the
-  // cache holds are next to each other in time then, too.
+  // Runs go where memory goes. Where the maps differ in layout they go along the channels: the cells that one line of
+  // the cache holds are next to each other in time then, too.
   bool along_cells() const { return !student.runs_along_channels() && !teacher.runs_along_channels(); }
 };
 

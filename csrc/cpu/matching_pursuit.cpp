@@ -1,10 +1,10 @@
-// Joint matching pursuit without residuals. In one space let G = A A^T be the Gram matrix of the samples, u_k the products of
-// candidate k with all residuals (at first row k of G), and p_j the picks with coefficients w_j. Then
+// Joint matching pursuit without residuals. In one space let G = A A^T be the Gram matrix of the samples, u_k the products
+// of candidate k with all residuals (at first row k of G), and p_j the picks with coefficients w_j. Then
 //
 //     u_k = G_k - sum_j G[k,p_j] w_j,
 //
-// and a round changes |u_k|^2 by -2 G[k,p] u_k.w + G[k,p]^2 |w|^2: it reads G once and writes nothing of its size. The small
-// differences that this leaves of large numbers are taken in double.
+// and a round changes |u_k|^2 by -2 G[k,p] u_k.w + G[k,p]^2 |w|^2: it reads G once and writes nothing of its size. The
+// small differences that this leaves of large numbers are taken in double.
 #include <algorithm>
 #include <atomic>
 
@@ -37,8 +37,8 @@ double dot_double(const double* x, const double* y, int64_t n) {
   return total(sum);
 }
 
-// The symmetric matrix of all products of the rows of one problem, with zeros up to whole panels. Every entry is summed in
-// the same order, so that equal rows have equal entries and tie exactly.
+// The symmetric matrix of all products of the rows of one problem, with zeros up to whole vectors. Every entry is summed
+// in the same order, so that equal rows have equal entries and tie exactly.
 template <class T>
 class Gram {
  public:
@@ -60,24 +60,26 @@ class Gram {
     for (int64_t i = 0; i < samples; i += kPanel) pack(rows, first + i, std::min<int64_t>(kPanel, samples - i), i);
     for (int64_t i = 0; i < samples; i += kTileRows)
       for (int64_t j = i / kTileColumns<T> * kTileColumns<T>; j < samples; j += kTileColumns<T>)
-        tile_product<1, kPanel, false>(channels_, operand(i), operand(j), kPanel, &matrix_[i * stride_ + j], stride_);
+        tile_product<1, kPanel, false>(channels_, operand(i), operand(j), kPanel, matrix_.data() + i * stride_ + j,
+                                       stride_);
     mirror(samples);
   }
 
-  const T* operator[](int64_t k) const { return &matrix_[k * stride_]; }
+  const T* operator[](int64_t k) const { return matrix_.data() + k * stride_; }
 
  private:
   int64_t channels_, row_stride_, stride_ = 0;
   std::vector<T> rows_, panels_, matrix_;
 
-  const T* operand(int64_t row) const { return &panels_[row / kPanel * kPanel * channels_ + row % kPanel]; }
+  const T* operand(int64_t row) const { return panels_.data() + row / kPanel * kPanel * channels_ + row % kPanel; }
 
   void pack(const Tensor& rows, int64_t first, int64_t count, int64_t row) {
     with_floating_type(rows.scalar_type(), [&](auto tag) {
       for (int64_t i = 0; i < count; ++i)
-        widen(data<decltype(tag)>(rows) + (first + i) * channels_, channels_, &rows_[i * row_stride_]);
+        widen(data<decltype(tag)>(rows) + (first + i) * channels_, channels_, rows_.data() + i * row_stride_);
     });
-    interleave(rows_.data(), row_stride_, static_cast<int>(count), channels_, &panels_[row * channels_], kPanel);
+    interleave(rows_.data(), row_stride_, static_cast<int>(count), channels_, panels_.data() + row * channels_,
+               kPanel);
   }
 
   void mirror(int64_t samples) {

@@ -6,7 +6,6 @@
 namespace gkd {
 namespace {
 
-constexpr int64_t kForwardChannels = 32, kForwardRois = 16;  // of one task
 template <class A>
 constexpr int kWidth = Simd<A>::width;
 
@@ -16,62 +15,69 @@ struct ColumnLanes {
   using Lane = std::conditional_t<std::is_same_v<A, double>, int64_t, int32_t>;
   typedef Lane Lanes __attribute__((vector_size(kVectorBytes)));
   static constexpr int kSlots = 8;
-  int vectors, slots = 0;
-  int64_t start;  // first cell in the vectors
-  Vec<A> weight[kSlots];
+  int vectors = 0, slots = 0;  // no vectors: they would not hold the bins or all cells, or reach over the border of the map
+  int64_t start = 0;           // first cell in the vectors
+  Vec<A> weight[kSlots] = {};
   Lanes cell[kSlots];
 
-  // False if the vectors don't hold the bins, or the span of cells, or would reach over the border of the map.
-  bool set(const AxisWeights<A>& columns, int64_t map_width) {
-    const int64_t width = columns.end - columns.begin;
-    vectors = width <= kWidth<A> ? 1 : 2;
-    const int64_t span = vectors * kWidth<A>;
-    if (columns.bins() > kWidth<A> || width > span || map_width < span) return false;
+  void set(const AxisWeights<A>& columns, int64_t map_width) {
+    const int64_t width = columns.end - columns.begin, span = width <= kWidth<A> ? kWidth<A> : 2 * kWidth<A>;
+    if (columns.bins() > kWidth<A> || width > span || map_width < span) return;
+    for (int64_t c = 0; c < columns.bins(); ++c)
+      slots = std::max(slots, static_cast<int>(columns.first[c + 1] - columns.first[c]));
+    if (slots > kSlots) return;
+    vectors = static_cast<int>(span / kWidth<A>);
     start = std::min(columns.begin, map_width - span);
+    for (int k = 0; k < kSlots; ++k)
+      for (int c = 0; c < kWidth<A>; ++c) cell[k][c] = static_cast<Lane>(columns.begin - start);
     for (int64_t c = 0; c < columns.bins(); ++c)
       for (int64_t i = columns.first[c], k = 0; i < columns.first[c + 1]; ++i, ++k) {
-        if (k == kSlots) return false;
-        for (; slots <= k; ++slots) {
-          weight[slots] = Vec<A>{};
-          cell[slots] = Lanes{};
-        }
         weight[k][c] = columns.weight[i];
         cell[k][c] = static_cast<Lane>(columns.cell[i] - start);
       }
-    return true;
-  }
-
-  Vec<A> pool(Vec<A> left, Vec<A> right) const {
-    Vec<A> sum{};
-    for (int k = 0; k < slots; ++k) sum += weight[k] * pick(left, right, cell[k]);
-    return sum;
-  }
-
- private:
-  static Vec<A> pick(Vec<A> left, Vec<A> right, Lanes index) {
-#if defined(__clang__)
-    Vec<A> picked;
-    for (int i = 0; i < kWidth<A>; ++i)
-      picked[i] = index[i] < kWidth<A> ? left[index[i]] : right[index[i] - kWidth<A>];
-    return picked;
-#else
-    return __builtin_shuffle(left, right, index);
-#endif
   }
 };
 
-// One channel of a box whose columns fit into one or two vectors. Writes up to a vector past its last bin.
-template <int vectors, class T, class A>
-void pool_in_registers(const T* plane, int64_t row_stride, const AxisWeights<A>& rows, const ColumnLanes<A>& lanes,
-                       int64_t columns, A* out) {
-  for (int64_t r = 0; r < rows.bins(); ++r) {
-    Vec<A> left{}, right{};
-    for (int64_t i = rows.first[r]; i < rows.first[r + 1]; ++i) {
-      const T* line = plane + rows.cell[i] * row_stride + lanes.start;
-      left += rows.weight[i] * load_vector(line);
-      if (vectors == 2) right += rows.weight[i] * load_vector(line + kWidth<A>);
+// Lanes of two vectors in a row.
+template <class A>
+Vec<A> pick(Vec<A> left, Vec<A> right, typename ColumnLanes<A>::Lanes index) {
+#if defined(__clang__)
+  Vec<A> picked;
+  for (int i = 0; i < kWidth<A>; ++i) picked[i] = index[i] < kWidth<A> ? left[index[i]] : right[index[i] - kWidth<A>];
+  return picked;
+#else
+  return __builtin_shuffle(left, right, index);
+#endif
+}
+
+// pooled[channel][bin] for a box whose columns fit into vectors. Writes up to a vector past the last bin.
+template <int vectors, int slots, class T, class A>
+void pool_in_registers(const FeatureMap& map, const Roi<A>& roi, const ColumnLanes<A>& lanes, int64_t first,
+                       int64_t count, A* pooled) {
+  const int64_t row_bins = roi.rows.bins(), columns = roi.columns.bins(), stride = map.stride(2);
+  const int64_t *taps = roi.rows.first.data(), *cells = roi.rows.cell.data();
+  const A* weights = roi.rows.weight.data();
+  Vec<A> weight[slots];  // copies: `pooled` might change the originals, for all that the compiler knows
+  typename ColumnLanes<A>::Lanes cell[slots];
+#pragma GCC unroll 8
+  for (int k = 0; k < slots; ++k) {
+    weight[k] = lanes.weight[k];
+    cell[k] = lanes.cell[k];
+  }
+  for (int64_t c = 0; c < count; ++c) {
+    const T* plane = map.row<T>(roi.image, first + c, 0) + lanes.start;
+    A* out = pooled + c * row_bins * columns;
+    for (int64_t r = 0; r < row_bins; ++r) {
+      Vec<A> left{}, right{}, sum{};
+      for (int64_t i = taps[r]; i < taps[r + 1]; ++i) {
+        const T* line = plane + cells[i] * stride;
+        left += weights[i] * load_vector(line);
+        if (vectors == 2) right += weights[i] * load_vector(line + kWidth<A>);
+      }
+#pragma GCC unroll 8
+      for (int k = 0; k < slots; ++k) sum += weight[k] * pick<A>(left, right, cell[k]);
+      store(out + r * columns, sum);
     }
-    store(out + r * columns, lanes.pool(left, right));
   }
 }
 
@@ -98,21 +104,15 @@ void pool_in_memory(const T* plane, int64_t row_stride, const Roi<A>& roi, A* li
 
 // pooled[channel][bin] of channels [first, first + count).
 template <class T, class A>
-void pool_planar(const FeatureMap& map, const Roi<A>& roi, int64_t first, int64_t count, A* pooled) {
-  const int64_t columns = roi.columns.bins(), bins = roi.rows.bins() * columns, stride = map.stride(2);
-  ColumnLanes<A> lanes;
-  const bool fits = lanes.set(roi.columns, map.width);
-  std::vector<A> line(fits ? 0 : map.width);
-  for (int64_t c = 0; c < count; ++c) {
-    const T* plane = map.row<T>(roi.image, first + c, 0);
-    A* out = pooled + c * bins;
-    if (!fits)
-      pool_in_memory(plane, stride, roi, line.data(), out);
-    else if (lanes.vectors == 1)
-      pool_in_registers<1>(plane, stride, roi.rows, lanes, columns, out);
-    else
-      pool_in_registers<2>(plane, stride, roi.rows, lanes, columns, out);
-  }
+void pool_planar(const FeatureMap& map, const Roi<A>& roi, const ColumnLanes<A>& lanes, int64_t first, int64_t count,
+                 A* pooled) {
+  if (lanes.vectors == 1 && lanes.slots <= 4) return pool_in_registers<1, 4, T>(map, roi, lanes, first, count, pooled);
+  if (lanes.vectors == 2 && lanes.slots <= 4) return pool_in_registers<2, 4, T>(map, roi, lanes, first, count, pooled);
+  if (lanes.vectors) return pool_in_registers<2, 8, T>(map, roi, lanes, first, count, pooled);
+  std::vector<A> line(map.width);
+  for (int64_t c = 0; c < count; ++c)
+    pool_in_memory(map.row<T>(roi.image, first + c, 0), map.stride(2), roi, line.data(),
+                   pooled + c * roi.rows.bins() * roi.columns.bins());
 }
 
 // body(offset of a cell in its map, its weight) for all cells of bin (r, c).
@@ -162,30 +162,85 @@ PyramidShape shape_of(const Pyramid& maps) {
   return shape;
 }
 
+// First box of each level and image.
+template <class A>
+std::vector<int64_t> group_starts(const std::vector<Roi<A>>& rois, const PyramidShape& shape) {
+  std::vector<int64_t> starts(shape.levels() * shape.images + 1);
+  for (const auto& roi : rois) ++starts[roi.level * shape.images + roi.image + 1];
+  for (size_t i = 1; i < starts.size(); ++i) starts[i] += starts[i - 1];
+  return starts;
+}
+
+// Boxes of one level and image, for some channels.
+struct Task {
+  int64_t level, first_roi, past_roi, first_channel, channels;
+};
+
+constexpr int64_t kTaskRois = 64, kPooledPlanes = 4;  // these planes stay in the second-level cache for all tasks on them
+
+std::vector<Task> make_tasks(const Pyramid& maps, const std::vector<int64_t>& starts) {
+  std::vector<Task> tasks;
+  for (int64_t c = 0; c < maps.channels(); c += kTaskChannels)
+    for (int64_t group = 0; group + 1 < static_cast<int64_t>(starts.size()); ++group) {
+      const int64_t level = group / maps.images(), past = std::min(c + kTaskChannels, maps.channels());
+      const int64_t block = is_planar(maps[level]) ? kPooledPlanes : kInterleavedChannels;
+      for (int64_t b = c; b < past; b += block)
+        for (int64_t i = starts[group]; i < starts[group + 1]; i += kTaskRois)
+          tasks.push_back({level, i, std::min(i + kTaskRois, starts[group + 1]), b, std::min(block, past - b)});
+    }
+  return tasks;
+}
+
+// Boxes that together cover much of their rows find them faster if these were fetched in the order of memory. Inlined: the
+// compiler drops calls of a function that does nothing but prefetch.
+template <class T, class A>
+__attribute__((always_inline)) inline void prefetch_rows(const FeatureMap& map, const Roi<A>* rois, const Task& task) {
+  int64_t covered = 0, end = 0;
+  const int64_t begin = rois[task.first_roi].rows.begin;
+  for (int64_t i = task.first_roi; i < task.past_roi; ++i) {
+    const AxisWeights<A>&rows = rois[i].rows, &columns = rois[i].columns;
+    covered += (rows.end - rows.begin) * (columns.end - columns.begin);
+    end = std::max(end, rows.end);
+  }
+  if (4 * covered < (end - begin) * map.width) return;
+  for (int64_t c = 0; c < task.channels; ++c)
+    for (int64_t y = begin; y < end; ++y) {
+      const T* row = map.row<T>(rois[task.first_roi].image, task.first_channel + c, y);
+      for (int64_t x = 0; x < map.width; x += 64 / sizeof(T)) __builtin_prefetch(row + x);
+    }
+}
+
 template <class T>
 Tensor forward(const std::vector<Tensor>& features, const Tensor& boxes, const Tensor& image_index,
                const RoiAlignOptions& options) {
   using A = Accumulator<T>;
   const Pyramid maps(features);
-  const auto rois = place_boxes<A>(boxes, image_index, shape_of(maps), options);
+  const PyramidShape shape = shape_of(maps);
+  const auto rois = place_boxes<A>(boxes, image_index, shape, options);
+  const auto tasks = make_tasks(maps, group_starts(rois, shape));
   const int64_t count = boxes.size(0), channels = maps.channels(), bins = options.bins();
+  std::vector<ColumnLanes<A>> lanes(count);
+  torch::stable::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) lanes[i].set(rois[i].columns, maps[rois[i].level].width);
+  });
+
   Tensor result = new_result(features[0], {count, channels, options.rows, options.columns});
   T* out = data<T>(result);
-  const int64_t groups = ceil_div(count, kForwardRois);
-  torch::stable::parallel_for(0, ceil_div(channels, kForwardChannels) * groups, 1, [&](int64_t begin, int64_t end) {
-    std::vector<A> pooled(kForwardChannels * bins + kWidth<A>);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task / groups * kForwardChannels, past = std::min((task % groups + 1) * kForwardRois, count);
-      const int64_t block = std::min(kForwardChannels, channels - first);
-      for (int64_t i = task % groups * kForwardRois; i < past; ++i) {
+  torch::stable::parallel_for(0, static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end) {
+    std::vector<A> pooled(kInterleavedChannels * bins + kWidth<A>);
+    for (int64_t t = begin; t < end; ++t) {
+      const Task& task = tasks[t];
+      const FeatureMap& map = maps[task.level];
+      if (is_planar(map)) prefetch_rows<T>(map, rois.data(), task);
+      for (int64_t i = task.first_roi; i < task.past_roi; ++i) {
         const Roi<A>& roi = rois[i];
         if (roi.empty())
-          std::fill_n(pooled.data(), block * bins, A(0));
-        else if (is_planar(maps[roi.level]))
-          pool_planar<T>(maps[roi.level], roi, first, block, pooled.data());
+          std::fill_n(pooled.data(), task.channels * bins, A(0));
+        else if (is_planar(map))
+          pool_planar<T>(map, roi, lanes[i], task.first_channel, task.channels, pooled.data());
         else
-          pool_interleaved<T>(maps[roi.level], roi, first, block, pooled.data());
-        narrow(pooled.data(), block * bins, out + (roi.box * channels + first) * bins);
+          pool_interleaved<T>(map, roi, task.first_channel, task.channels, pooled.data());
+        narrow(pooled.data(), task.channels * bins, out + (roi.box * channels + task.first_channel) * bins);
       }
     }
   });
@@ -261,12 +316,10 @@ std::vector<Tensor> backward(const Tensor& gradient, const Tensor& boxes, const 
                              const PyramidShape& shape, const RoiAlignOptions& options) {
   using A = Accumulator<T>;
   const auto rois = place_boxes<A>(boxes, image_index, shape, options);
-  std::vector<int64_t> first(shape.levels() * shape.images + 1);  // of the boxes of each level and image
-  for (const auto& roi : rois) ++first[roi.level * shape.images + roi.image + 1];
-  for (size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
+  const std::vector<int64_t> starts = group_starts(rois, shape);
   const auto for_each_roi = [&](const GradientTile<A>& tile, const auto& body) {
     const int64_t group = tile.level * shape.images + tile.image;
-    for (int64_t i = first[group]; i < first[group + 1] && rois[i].rows.begin < tile.past_row(); ++i)
+    for (int64_t i = starts[group]; i < starts[group + 1] && rois[i].rows.begin < tile.past_row(); ++i)
       if (rois[i].rows.end > tile.first_row && !rois[i].empty()) body(rois[i]);
   };
 

@@ -198,6 +198,20 @@ def test_empty(images, channels, count):
     assert all((f.grad == 0).all() for f in features)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_cells_that_a_box_does_not_touch_have_no_effect(channels_last):
+    boxes = torch.tensor([[90.0, 40.0, 130.0, 90.0], [2.0, 2.0, 9.0, 9.0], [210.0, 150.0, 238.0, 158.0]])
+    feature = leaf(pyramid(channels=40, images=1, sizes=((40, 60),), dtype=torch.float64)[0])
+    index = torch.zeros(len(boxes), dtype=torch.int64)
+    want, gradient = run("reference", [feature], boxes, index, output_size=7)
+    untouched = (gradient == 0).all(dim=1, keepdim=True)
+    spoilt = feature.detach().masked_fill(untouched, float("nan"))
+    spoilt = leaf(spoilt.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format))
+    got, got_gradient = run("cpu", [spoilt], boxes, index, output_size=7)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got_gradient, gradient)
+
+
 def test_level_without_boxes_has_zero_gradient():
     features = [leaf(f) for f in pyramid()]
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]])

@@ -21,8 +21,12 @@ constexpr int kLanes = Simd<double>::width;
 
 inline Vec<double> load_double(const double* p) { return load(p); }
 inline Vec<double> load_double(const float* p) {
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#else
   typedef float Half __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
   return __builtin_convertvector(*reinterpret_cast<const Half*>(p), Vec<double>);
+#endif
 }
 
 inline double total(Vec<double> v) {
@@ -58,11 +62,14 @@ class Gram {
   void compute(const Tensor& rows, int64_t first, int64_t samples) {
     stride_ = round_up(samples, kPanel);
     for (int64_t i = 0; i < samples; i += kPanel) pack(rows, first + i, std::min<int64_t>(kPanel, samples - i), i);
-    for (int64_t i = 0; i < samples; i += kTileRows)
-      for (int64_t j = i / kTileColumns<T> * kTileColumns<T>; j < samples; j += kTileColumns<T>)
-        tile_product<1, kPanel, false>(channels_, operand(i), operand(j), kPanel, matrix_.data() + i * stride_ + j,
-                                       stride_);
-    mirror(samples);
+    for (int64_t panel = 0; panel < samples; panel += kPanel) {
+      const int64_t past = std::min(panel + kPanel, samples);
+      for (int64_t j = panel; j < samples; j += kTileColumns<T>)
+        for (int64_t i = panel; i < std::min(past, j + kTileColumns<T>); i += kTileRows)
+          tile_product<1, kPanel, false>(channels_, operand(i), operand(j), kPanel, matrix_.data() + i * stride_ + j,
+                                         stride_);
+      mirror(panel, past, samples);
+    }
   }
 
   const T* operator[](int64_t k) const { return matrix_.data() + k * stride_; }
@@ -82,12 +89,13 @@ class Gram {
                kPanel);
   }
 
-  void mirror(int64_t samples) {
+  // Completes the columns [first, past) below the diagonal from the rows that are above it.
+  void mirror(int64_t first, int64_t past, int64_t samples) {
     constexpr int64_t kBlock = 16;
-    for (int64_t i = 0; i < samples; i += kBlock)
-      for (int64_t j = i; j < samples; j += kBlock)
-        for (int64_t y = i; y < std::min(i + kBlock, samples); ++y)
-          for (int64_t x = std::max(j, y + 1); x < std::min(j + kBlock, samples); ++x)
+    for (int64_t j = first; j < samples; j += kBlock)
+      for (int64_t i = first; i < std::min(past, j + kBlock); i += kBlock)
+        for (int64_t x = j; x < std::min(j + kBlock, samples); ++x)
+          for (int64_t y = i; y < std::min({i + kBlock, past, x}); ++y)
             matrix_[x * stride_ + y] = matrix_[y * stride_ + x];
   }
 };

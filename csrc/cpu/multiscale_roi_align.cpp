@@ -106,9 +106,11 @@ void pool_in_memory(const T* plane, int64_t row_stride, const Roi<A>& roi, A* li
 template <class T, class A>
 void pool_planar(const FeatureMap& map, const Roi<A>& roi, const ColumnLanes<A>& lanes, int64_t first, int64_t count,
                  A* pooled) {
-  if (lanes.vectors == 1 && lanes.slots <= 4) return pool_in_registers<1, 4, T>(map, roi, lanes, first, count, pooled);
-  if (lanes.vectors == 2 && lanes.slots <= 4) return pool_in_registers<2, 4, T>(map, roi, lanes, first, count, pooled);
-  if (lanes.vectors) return pool_in_registers<2, 8, T>(map, roi, lanes, first, count, pooled);
+  const bool few = lanes.slots <= 4;
+  if (lanes.vectors == 1 && few) return pool_in_registers<1, 4, T>(map, roi, lanes, first, count, pooled);
+  if (lanes.vectors == 1) return pool_in_registers<1, 8, T>(map, roi, lanes, first, count, pooled);
+  if (lanes.vectors == 2 && few) return pool_in_registers<2, 4, T>(map, roi, lanes, first, count, pooled);
+  if (lanes.vectors == 2) return pool_in_registers<2, 8, T>(map, roi, lanes, first, count, pooled);
   std::vector<A> line(map.width);
   for (int64_t c = 0; c < count; ++c)
     pool_in_memory(map.row<T>(roi.image, first + c, 0), map.stride(2), roi, line.data(),

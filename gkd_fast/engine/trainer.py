@@ -5,22 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from gkd_fast.config import Config
 from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
-from gkd_fast.detectors import DetectorAdapter, plain_targets
+from gkd_fast.detectors import DetectorAdapter
 from gkd_fast.distill import Distiller, candidate_indices
 from gkd_fast.engine.checkpoint import load_state, save_atomically
 from gkd_fast.engine.metrics import MetricsWriter, Progress, StepMeter
-from gkd_fast.engine.optim import build_optimizer, build_schedule
-from gkd_fast.engine.precision import Precision
-
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
+from gkd_fast.engine.optim import build_schedule
+from gkd_fast.engine.step import Batch, TrainStep
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,8 @@ class Trainer:
             workers=config.data.workers,
         )
         self.steps_per_epoch = len(self.loader)
-        self.trainable = [*adapter.model.parameters(), *(distiller.parameters() if distiller else [])]
-        self.optimizer = build_optimizer(self.trainable, config.optim, phase.lr)
-        self.schedule = build_schedule(self.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
-        self.precision = Precision(config.run, device)
+        self.update = TrainStep(adapter, config, phase.lr, device, distiller)
+        self.schedule = build_schedule(self.update.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
         self.candidate_images = (
             candidate_indices(dataset.labels_per_image(), config.distill.candidate_images, config.run.seed)
             if distiller
@@ -118,29 +112,11 @@ class Trainer:
         self.save()
 
     def _step(self, batch: Batch, epoch: int) -> None:
-        terms = self._losses(batch, epoch)
-        scaler = self.precision.scaler
-        self.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        if self.config.optim.clip_norm:
-            scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.trainable, self.config.optim.clip_norm)
-        scaler.step(self.optimizer)
-        scaler.update()
+        kappa = 1 - epoch / self.phase.epochs if self.config.distill.attenuation else 1.0
+        terms = self.update(batch, kappa)
         self.schedule.step()
         self.step += 1
         self.meter.add(terms, len(batch[0]))
-
-    def _losses(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        images, targets = batch
-        image_list = self.adapter.batch([image.to(self.device, non_blocking=True) for image in images])
-        with self.precision.autocast():
-            own = self.adapter.train_pass(image_list, plain_targets(targets, self.device))
-            terms = {name: value.float() for name, value in own.losses.items()}
-            if self.distiller:
-                kappa = 1 - epoch / self.phase.epochs if self.config.distill.attenuation else 1.0
-                terms.update(self.distiller.terms(self.adapter, own, image_list, kappa=kappa)[0])
-        return terms
 
     def _refresh(self, epoch: int) -> None:
         started = time.perf_counter()
@@ -153,7 +129,7 @@ class Trainer:
             workers=self.config.data.workers,
             indices=self.candidate_images,
         )
-        with self.precision.autocast():
+        with self.update.precision.autocast():
             bank = self.distiller.refresh(self.adapter, loader)
         bank.save(self.phase.folder / "prototypes.pt")
         self.metrics.write(
@@ -174,11 +150,8 @@ class Trainer:
             {
                 "step": self.step,
                 "seconds": self.seconds,
-                "model": self.adapter.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
-                "scaler": self.precision.scaler.state_dict(),
-                "distiller": self.distiller.state_dict() if self.distiller else None,
+                **self.update.state_dict(),
                 "random": torch.get_rng_state(),
             },
             self.phase.folder / "last.pt",
@@ -190,10 +163,6 @@ class Trainer:
             return
         state = load_state(path)
         self.step, self.seconds = state["step"], state["seconds"]
-        self.adapter.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        if self.distiller:
-            self.distiller.load_state_dict(state["distiller"])
+        self.update.load_state_dict(state)
         torch.set_rng_state(state["random"])

@@ -17,10 +17,22 @@ class EpochSampler(Sampler[int]):
         length: number of samples.
         seed: seed of the order.
         shuffle: False gives 0, 1, 2, ... in every epoch.
+        groups: a number for each sample; while shuffling, samples of one number share a batch, but for what is
+            left over of every number at the end of the epoch. None: all samples are of one number.
+        batch_size: consecutive samples that make up a batch.
     """
 
-    def __init__(self, length: int, *, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        groups: Sequence[int] | None = None,
+        batch_size: int = 1,
+    ) -> None:
         self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.groups, self.batch_size = groups, batch_size
         self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int, *, start: int = 0) -> None:
@@ -37,7 +49,23 @@ class EpochSampler(Sampler[int]):
         if not self.shuffle:
             return iter(range(self.start, self.length))
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter(order[self.start :].tolist())
+        order = order.tolist()
+        if self.groups is not None:
+            order = _grouped(order, self.groups, self.batch_size)
+        return iter(order[self.start :])
+
+
+def _grouped(order: list[int], groups: Sequence[int], batch_size: int) -> list[int]:
+    """The order, changed so that whole batches are of one group; what is left over keeps its order at the end."""
+    waiting: dict[int, list[int]] = {}
+    grouped: list[int] = []
+    for index in order:
+        queue = waiting.setdefault(groups[index], [])
+        queue.append(index)
+        if len(queue) == batch_size:
+            grouped += waiting.pop(groups[index])
+    left = {index for queue in waiting.values() for index in queue}
+    return grouped + [index for index in order if index in left]
 
 
 def build_loader(
@@ -48,6 +76,8 @@ def build_loader(
     seed: int,
     workers: int,
     indices: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
+    prefetch: int = 2,
 ) -> DataLoader:
     """Batches (images: list of uint8 [3,H,W], targets: list of dict) in the order of an `EpochSampler`.
 
@@ -61,6 +91,8 @@ def build_loader(
         seed: of the order.
         workers: loader processes; 0 loads in this one.
         indices: only these samples.
+        groups: a number for each sample; while shuffling, samples of one number share a batch (see `EpochSampler`).
+        prefetch: batches that every loader process holds ready.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
@@ -68,13 +100,14 @@ def build_loader(
     return DataLoader(
         data,
         batch_size=batch_size,
-        sampler=EpochSampler(len(data), seed=seed, shuffle=shuffle),
+        sampler=EpochSampler(len(data), seed=seed, shuffle=shuffle, groups=groups, batch_size=batch_size),
         num_workers=workers,
         collate_fn=_collate,
         # Else every iteration would draw from the global generator, and a resumed run would go on differently.
         generator=torch.Generator(),
         drop_last=shuffle and len(data) >= batch_size,
         persistent_workers=workers > 0,
+        prefetch_factor=prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
 

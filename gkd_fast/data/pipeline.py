@@ -10,14 +10,15 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from gkd_fast.data.annotated import Detectable, Target
-from gkd_fast.data.transforms import horizontal_flip, resize
+from gkd_fast.data.transforms import horizontal_flip, resize, resized_size
 
 
 class PreparedDataset(Dataset):
     """Samples of `dataset`, resized and flipped; boxes in pixels of the resized image.
 
     Whether a sample is flipped depends on (`seed`, epoch, index) alone, so it is the same in any worker, in any
-    order and after resuming. `image_id` and `original_size` stay those of the original image.
+    order and after resuming. `image_id` and `original_size` stay those of the original image; `flipped` says whether
+    the sample is mirrored.
 
     Args:
         dataset: the data set to prepare.
@@ -49,6 +50,7 @@ class PreparedDataset(Dataset):
         self.dataset, self.short_side, self.long_side = dataset, short_side, long_side
         self.flip, self.seed = flip, seed
         self._cache: dict[int, tuple[tv_tensors.Image, Target]] | None = {} if cache else None
+        self._truth: dict | None = None
         # In shared memory, so that persistent loader workers see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -79,9 +81,16 @@ class PreparedDataset(Dataset):
                 labels[annotation["image_id"]].add(annotation["category_id"] - 1)
         return list(labels.values())
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) in pixels of each sample's resized image, without decoding or drawing it."""
+        sides = {"short_side": self.short_side, "long_side": self.long_side}
+        return [resized_size((image["height"], image["width"]), **sides) for image in self.ground_truth()["images"]]
+
     def ground_truth(self) -> dict:
         """Annotations in COCO format, in pixels of the original images."""
-        return self.dataset.ground_truth()
+        if self._truth is None:
+            self._truth = self.dataset.ground_truth()
+        return self._truth
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -90,9 +99,10 @@ class PreparedDataset(Dataset):
         """The resized image (uint8 [3,H,W]) and its target. Do not write into them when the data set caches."""
         index = operator.index(index)
         image, target = self._resized(index)
-        if self.flip and np.random.default_rng((self.seed, self.epoch, index)).random() < self.flip:
+        flipped = bool(self.flip) and np.random.default_rng((self.seed, self.epoch, index)).random() < self.flip
+        if flipped:
             image, target = horizontal_flip(image, target)
-        return image, dict(target)
+        return image, {**target, "flipped": flipped}
 
     def _resized(self, index: int) -> tuple[tv_tensors.Image, Target]:
         if self._cache is not None and index in self._cache:

@@ -186,3 +186,17 @@ def test_workers_give_the_same_batches_in_every_epoch():
 def test_batch_size_out_of_range():
     with pytest.raises(ValueError, match="got 0"):
         build_loader(prepared(), batch_size=0, shuffle=False, seed=0, workers=0)
+
+
+def test_sizes_are_those_of_the_resized_images():
+    dataset = prepared(4, short_side=70, long_side=100)
+    assert dataset.sizes() == [tuple(dataset[index][0].shape[-2:]) for index in range(4)]
+
+
+def test_samples_say_whether_they_are_flipped():
+    dataset = prepared(6, flip=0.5)
+    plain = dataset.without_flip()
+    for index in range(6):
+        image, target = dataset[index]
+        assert target["flipped"] is not torch.equal(image, plain[index][0])
+        assert plain[index][1]["flipped"] is False

@@ -38,6 +38,11 @@ class DataConfig:
     """Keep resized images in memory as uint8 (3 bytes a pixel)."""
     workers: int = 0
     """Worker processes that load images; 0 loads in the training process."""
+    prefetch: int = 2
+    """Batches that every worker process holds ready."""
+    size_buckets: int = 4
+    """Most sizes to which batches are padded, and so most graphs of a compiled part of a network; images of alike
+    shape share a batch."""
     scenes_train: int = 640
     """Number of training images of the scenes data set."""
     scenes_val: int = 160
@@ -105,6 +110,9 @@ class DistillConfig:
     """Most images from which the candidates of one class are taken."""
     refresh_epochs: int = 1
     """Epochs between two generations of the prototypes."""
+    prototypes_from: Literal["pass", "harvest"] = "pass"
+    """Where the candidates are embedded: in a pass of their own over the candidate images, or in the training steps
+    of the epochs before (no extra cost, features as they were then; the first generation is by a pass)."""
     relax_filters: bool = True
     """Where min_box and density leave a class fewer candidates than prototypes, take the best of the rest
     (off: the published code, which fails there)."""
@@ -136,6 +144,11 @@ class DistillConfig:
     """Multiply the global and the feature losses by 1 - epoch / epochs."""
     adapter_relu: bool = False
     """ReLU behind the 1x1 convolution that adapts the student's features."""
+    auto_balance: bool = False
+    """Scale every distillation term so that the norm of its gradient on the student's feature pyramid is
+    balance_ratio times that of the detector's own losses (measured every grad_norm_steps, or every 50 steps)."""
+    balance_ratio: float = 0.25
+    """Gradient norm of a balanced distillation term, as a fraction of that of the detector's own losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +195,14 @@ class RunConfig:
     """Mixed precision."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Number format of mixed precision; fp16 (with a gradient scaler) needs a GPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the dense parts of both networks and the distillation loss (--compile: on, --no-compile: off);
+    auto: on a GPU."""
+    bad_steps: int = 10
+    """Steps in a row with a loss or gradient that is not finite, none of which changes a weight, that end the run."""
+    grad_norm_steps: int = 0
+    """Steps between two measurements of the norm of every loss term's gradient on the student's feature pyramid,
+    written to metrics.jsonl; each costs a backward pass of the heads a term; 0: none."""
     seed: int = 0
     """Seed of weights, data order and augmentation."""
     log_steps: int = 10
@@ -335,6 +356,8 @@ def validate(config: Config) -> None:
     """
     data, model, distill, optim, run = config.data, config.model, config.distill, config.optim, config.run
     positive = {
+        "prefetch": data.prefetch,
+        "size-buckets": data.size_buckets,
         "short-side": data.short_side,
         "long-side": data.long_side,
         "scenes-train": data.scenes_train,
@@ -353,12 +376,14 @@ def validate(config: Config) -> None:
         "bandwidth": distill.bandwidth,
         "candidate-images": distill.candidate_images,
         "refresh-epochs": distill.refresh_epochs,
+        "balance-ratio": distill.balance_ratio,
         "temperature": distill.temperature,
         "epochs": optim.epochs,
         "teacher-epochs": optim.teacher_epochs,
         "batch-size": optim.batch_size,
         "lr": optim.lr,
         "teacher-lr": optim.teacher_lr,
+        "bad-steps": run.bad_steps,
         "log-steps": run.log_steps,
         "checkpoint-steps": run.checkpoint_steps,
     }
@@ -368,6 +393,7 @@ def validate(config: Config) -> None:
     not_negative = {
         "seed": run.seed,
         "workers": data.workers,
+        "grad-norm-steps": run.grad_norm_steps,
         "alpha": distill.alpha,
         "min-box": distill.min_box,
         "global-weight": distill.global_weight,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,30 +65,54 @@ class StudentPass:
     soft: dict[str, Any]
 
 
-def normalised_batch(model: nn.Module, images: list[Tensor]) -> ImageList:
-    """uint8 images [3,H,W] -> one normalised, padded float32 batch by the detector's own transform."""
-    scaled = [image.float().div_(255) for image in images]
-    return model.transform(scaled)[0]
+def normalised_batch(model: nn.Module, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
+    """uint8 images [3,H,W] -> one normalised, padded float32 batch in channels_last, as the detector's own transform.
+
+    Args:
+        model: for the statistics and the multiple of the padded sides.
+        images: on the device.
+        size: padded (height, width); None: the smallest that holds all images.
+    """
+    transform = model.transform
+    sizes = [tuple(image.shape[-2:]) for image in images]
+    if size is None:
+        multiple = transform.size_divisible
+        size = tuple(-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
+    batch = torch.zeros(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
+    mean, std = (_channels(tuple(values), batch.device) for values in (transform.image_mean, transform.image_std))
+    for image, padded, (height, width) in zip(images, batch, sizes, strict=True):
+        padded[:, :height, :width].copy_(image).div_(255).sub_(mean).div_(std)
+    return ImageList(batch, sizes)
 
 
-def plain_targets(targets: list[Target], device: torch.device) -> list[dict[str, Tensor]]:
-    """Boxes and labels as plain tensors on the device."""
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """[3,1,1] on the device; remembered, as every copy to a GPU would wait for it."""
+    return torch.tensor(values, device=device)[:, None, None]
+
+
+def plain_targets(targets: list[Target], device: torch.device) -> list[dict[str, Any]]:
+    """Boxes and labels as plain tensors on the device; image_id and flipped, where they are there, as they are."""
     return [
         {
-            "boxes": target["boxes"].as_subclass(Tensor).to(device, torch.float32),
-            "labels": target["labels"].to(device),
+            "boxes": target["boxes"].as_subclass(Tensor).to(device, torch.float32, non_blocking=True),
+            "labels": target["labels"].to(device, non_blocking=True),
+            **{name: target[name] for name in ("image_id", "flipped") if name in target},
         }
         for target in targets
     ]
 
 
+def image_numbers(rows: list[Tensor]) -> Tensor:
+    """int64 [sum B_i], the number i of the image that each row belongs to, from the B_i rows of every image."""
+    return torch.cat([r.new_full((len(r),), number, dtype=torch.int64) for number, r in enumerate(rows)])
+
+
 def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
     """All ground-truth boxes of a batch as instances."""
-    counts = torch.tensor([len(target["labels"]) for target in targets])
-    device = targets[0]["boxes"].device
     return Instances(
         boxes=torch.cat([target["boxes"] for target in targets]),
-        image_index=torch.repeat_interleave(torch.arange(len(targets)), counts).to(device),
+        image_index=image_numbers([target["labels"] for target in targets]),
         labels=torch.cat([target["labels"] for target in targets]) - 1,
     )
 

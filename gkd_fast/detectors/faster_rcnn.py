@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from gkd_fast import ops
-from gkd_fast.detectors.base import Instances, SoftPairs, StudentPass, float_outputs, normalised_batch
+from gkd_fast.detectors.base import (
+    Instances,
+    SoftPairs,
+    StudentPass,
+    float_outputs,
+    image_numbers,
+    normalised_batch,
+)
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
@@ -33,9 +40,19 @@ class FasterRCNNAdapter:
         float_outputs(model.rpn.head)
         float_outputs(model.roi_heads.box_predictor)
 
-    def batch(self, images: list[Tensor]) -> ImageList:
-        """Normalise and pad uint8 images [3,H,W]."""
-        return normalised_batch(self.model, images)
+    def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
+        """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
+        return normalised_batch(self.model, images, size)
+
+    def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
+        """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
+        heads = self.model.roi_heads
+        parts = {
+            "backbone": (self.model.backbone, False),
+            "box head": (heads.box_head, True),
+            "box predictor": (heads.box_predictor, True),
+        }
+        return parts if teacher else {**parts, "proposal head": (self.model.rpn.head, False)}
 
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 4 to 64, float."""
@@ -47,17 +64,18 @@ class FasterRCNNAdapter:
         pyramid = self.pyramid(images)
         proposals, losses = self.model.rpn(images, pyramid, targets)
         proposals, _, labels, regression_targets = roi_heads.select_training_samples(proposals, targets)
-        roi_features = roi_heads.box_roi_pool(pyramid, proposals, images.image_sizes)
+        # The padded size: strides are inferred from it, and padding may be wide.
+        sizes = [tuple(images.tensors.shape[-2:])] * len(proposals)
+        roi_features = roi_heads.box_roi_pool(pyramid, proposals, sizes)
         logits, box_regression = roi_heads.box_predictor(roi_heads.box_head(roi_features))
         loss_class, loss_box = fastrcnn_loss(logits, box_regression, labels, regression_targets)
         losses = {**losses, "loss_classifier": loss_class, "loss_box_reg": loss_box}
 
-        counts = torch.tensor([len(boxes) for boxes in proposals])
-        image_index = torch.repeat_interleave(torch.arange(len(proposals)), counts).to(logits.device)
+        image_index = image_numbers(proposals)
         boxes, classes = torch.cat(proposals), torch.cat(labels)
         positive = torch.where(classes > 0)[0]
         instances = Instances(boxes[positive], image_index[positive], classes[positive] - 1)
-        soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": images.image_sizes}
+        soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": sizes}
         return StudentPass(losses, list(pyramid.values()), instances, soft)
 
     def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:

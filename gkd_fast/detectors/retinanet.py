@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
@@ -26,9 +26,14 @@ class RetinaNetAdapter:
         self.model = model
         float_outputs(model.head)
 
-    def batch(self, images: list[Tensor]) -> ImageList:
-        """Normalise and pad uint8 images [3,H,W]."""
-        return normalised_batch(self.model, images)
+    def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
+        """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
+        return normalised_batch(self.model, images, size)
+
+    def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
+        """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
+        head = ("classification head", self.model.head.classification_head) if teacher else ("head", self.model.head)
+        return {"backbone": (self.model.backbone, False), head[0]: (head[1], False)}
 
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 8 to 128, float."""

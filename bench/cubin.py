@@ -1,0 +1,146 @@
+"""Facts of compiled GPU code, read from the machine code itself; no driver and no GPU are needed.
+
+Triton's wheel brings NVIDIA's cuobjdump and nvdisasm, which read what Triton and nvcc write.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import triton
+
+# From compute capability 9.0 on cuobjdump counts the 1024 bytes that the system keeps of each block's memory.
+SYSTEM_SHARED, FIRST_WITH_SYSTEM_SHARED = 1024, 90
+_ARCH = re.compile(r"^\s*code for sm_(\d+)|^arch = sm_(\d+)", re.MULTILINE)
+_USAGE = re.compile(r"Function (\S+):\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_CODE = re.compile(r"^\s*Function : (\S+)$", re.MULTILINE)
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
+_TENSOR_CORE = re.compile(r"(?:H|I|D|Q|O|HG|IG|QG|BG|UTC[A-Z])MMA\b")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One kernel on one architecture.
+
+    Attributes:
+        kernel: its name; demangled where c++filt is there.
+        arch: compute capability as in sm_80.
+        registers: of a thread.
+        stack: bytes of a thread: arrays in local memory, and registers kept there.
+        shared: bytes of static shared memory of a block.
+        spills: instructions that load or store local memory.
+        loads, loads128, stores, stores128: instructions on global memory, and those of 16 bytes a thread.
+        shared128: instructions that load or store 16 bytes a thread of shared memory.
+        atomics: atomic instructions on global memory.
+        swaps: instructions that compare and swap: a loop in place of an atomic that the hardware lacks.
+        products: instructions of the tensor cores.
+    """
+
+    kernel: str
+    arch: int
+    registers: int
+    stack: int
+    shared: int
+    spills: int
+    loads: int
+    loads128: int
+    stores: int
+    stores128: int
+    shared128: int
+    atomics: int
+    swaps: int
+    products: int
+
+
+COUNTED = tuple(field.name for field in fields(Facts))[5:]  # the fields that count instructions
+
+
+def read_facts(path: Path) -> list[Facts]:
+    """Facts of every kernel in a cubin, object file or library, for every architecture it was built for.
+
+    Raises:
+        ValueError: the file holds no GPU code.
+        RuntimeError: the reader failed.
+    """
+    usage = {
+        (arch, name): [int(n) for n in numbers]
+        for arch, text in _by_arch(_cuobjdump("-res-usage", path), path)
+        for name, *numbers in _USAGE.findall(text)
+    }
+    found = []
+    for arch, text in _by_arch(_cuobjdump("-sass", path), path):
+        _, *parts = _CODE.split(text)
+        for name, code in zip(parts[::2], parts[1::2], strict=True):
+            found.append(_facts(_demangled(name), arch, usage[arch, name], _INSTRUCTION.findall(code)))
+    if not found:
+        raise ValueError(f"{path}: expected GPU code, found none")
+    return found
+
+
+def _facts(kernel: str, arch: int, usage: list[int], instructions: list[str]) -> Facts:
+    registers, stack, shared, _ = usage
+    system = SYSTEM_SHARED if arch >= FIRST_WITH_SYSTEM_SHARED else 0
+    counts = Counter(kind for name in instructions for kind in _kinds(name))
+    return Facts(kernel, arch, registers, stack, max(0, shared - system), *(counts[kind] for kind in COUNTED))
+
+
+def _kinds(instruction: str) -> list[str]:
+    """What an instruction counts as."""
+    base, *modifiers = instruction.split(".")
+    wide = "128" in modifiers
+    tests = (
+        base in ("LDL", "STL"),
+        base in ("LDG", "LD", "LDGSTS"),
+        base in ("LDG", "LD", "LDGSTS") and wide,
+        base in ("STG", "ST"),
+        base in ("STG", "ST") and wide,
+        base in ("LDS", "STS") and wide,
+        base in ("ATOM", "ATOMG", "RED", "REDG"),
+        base in ("ATOM", "ATOMG", "ATOMS") and any(m.startswith("CAS") for m in modifiers),
+        _TENSOR_CORE.fullmatch(base) is not None,
+    )
+    return [kind for kind, holds in zip(COUNTED, tests, strict=True) if holds]
+
+
+def _by_arch(text: str, path: Path) -> list[tuple[int, str]]:
+    """The reader's output, cut where another architecture begins; a cubin's usage does not name its own."""
+    marks = list(_ARCH.finditer(text))
+    if not marks:
+        named = _ARCH.search(_cuobjdump("-sass", path))
+        return [(_number(named), text)] if named else []
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [(_number(mark), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
+
+
+def _number(mark: re.Match[str]) -> int:
+    return int(mark[1] or mark[2])
+
+
+@cache
+def _demangled(name: str) -> str:
+    tool = shutil.which("c++filt")
+    if tool is None or not name.startswith("_Z"):
+        return name
+    return subprocess.run([tool, name], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@cache
+def _tool(name: str) -> str:
+    beside = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name}: expected in triton's wheel ({beside}) or on the PATH, found in neither")
+    return found
+
+
+def _cuobjdump(option: str, path: Path) -> str:
+    run = subprocess.run([_tool("cuobjdump"), option, str(path)], capture_output=True, text=True, check=False)
+    if run.returncode and "does not contain device code" not in run.stderr:
+        raise RuntimeError(f"cuobjdump {option} {path}: {run.stderr.strip()}")
+    return run.stdout

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -65,6 +65,8 @@ class BuildWithSources(build_py):
 
 
 setup(
+    packages=[*find_packages(include=["gkd_fast*"]), "gkd_fast.kernels"],
+    package_dir={"gkd_fast.kernels": "kernels"},
     ext_modules=[Extension("gkd_fast._C", sources=sources("*.cpp"), depends=sources("*.h"), optional=True)],
     cmdclass={"build_ext": BuildOperators, "build_py": BuildWithSources},
 )

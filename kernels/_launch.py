@@ -1,0 +1,61 @@
+"""What all launchers share: arguments as the kernels want them, and the device they run on."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager:
+    """Makes the tensor's device the current one, whose current stream kernels are launched on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def ready(tensor: Tensor) -> Tensor:
+    """The tensor contiguous, from a multiple of 16 bytes on; a copy only where it is not so already."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
+
+
+def common_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype of all tensors if they agree, else float32."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def vector_elements(dtype: torch.dtype, *lengths: int) -> int:
+    """Elements of 16 bytes if all lengths are whole multiples of that, else 1."""
+    elements = 16 // dtype.itemsize
+    return elements if all(length % elements == 0 for length in lengths) else 1
+
+
+def operand_type(dtype: torch.dtype) -> tl.dtype:
+    """Type of the operands of products; the interpreter cannot multiply bfloat16."""
+    return tl.float32 if INTERPRETED else DTYPES[dtype]
+
+
+def product_precision() -> str:
+    """Of float32 products: exact unless torch's own matrix products may round their operands to TF32."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def precisions(dtype: torch.dtype) -> tuple[str, ...]:
+    """All that `product_precision` may say where it matters: products of half types are exact anyway."""
+    return ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
+
+
+def gradient_precision(dtype: torch.dtype, precision: str) -> str:
+    """Of products of float32 coefficients with vectors of `dtype`.
+
+    Half types fit into TF32; splitting the coefficients into three keeps them exact on the tensor cores.
+    """
+    return precision if dtype == torch.float32 else "tf32x3"
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gkd_fast.config_terms import TermConfig, validate_terms
 from gkd_fast.errors import InputError
 
 
@@ -93,8 +94,8 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig:
-    """Global knowledge: prototype generation (PGM) and robust distilling (RDM)."""
+class DistillConfig(TermConfig):
+    """The distillation methods; here global knowledge: prototype generation (PGM) and robust distilling (RDM)."""
 
     prototypes: int = 10
     """Prototypes of every class and level."""
@@ -410,6 +411,7 @@ def validate(config: Config) -> None:
     for name, value in {"flip": data.flip, "density-quantile": distill.density_quantile}.items():
         if not 0 <= value <= 1:
             raise InputError(f"--{name}: expected a number from 0 to 1, got {value}")
+    validate_terms(distill, one_stage=model.detector == "retinanet")
     if data.long_side < data.short_side:
         raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
     if data.data != "scenes" and data.data_root is None:

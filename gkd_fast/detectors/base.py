@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 Target = dict[str, Any]
@@ -56,12 +57,14 @@ class StudentPass:
         losses: the detector's own loss terms, float32 scalars.
         features: L maps [N,C,H_l,W_l] of the feature pyramid.
         instances: the instances to distil.
-        soft: what `soft_pairs` of the same detector needs to query the teacher.
+        targets: the ground truth, boxes and labels of each image.
+        soft: what it takes to query the teacher about the same places.
     """
 
     losses: dict[str, Tensor]
     features: list[Tensor]
     instances: Instances
+    targets: list[dict[str, Tensor]]
     soft: dict[str, Any]
 
 
@@ -115,6 +118,13 @@ def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
         image_index=image_numbers([target["labels"] for target in targets]),
         labels=torch.cat([target["labels"] for target in targets]) - 1,
     )
+
+
+def level_anchors(generator: AnchorGenerator, images: ImageList, features: list[Tensor]) -> list[Tensor]:
+    """Anchors of each level [H_l*W_l*A_l,4], cell by cell; the same for every image of the batch."""
+    per_cell = generator.num_anchors_per_location()
+    counts = [f.shape[-2] * f.shape[-1] * number for f, number in zip(features, per_cell, strict=True)]
+    return list(generator(images, features)[0].split(counts))
 
 
 def pyramid_strides(batch_shape: torch.Size, features: list[Tensor]) -> list[int]:

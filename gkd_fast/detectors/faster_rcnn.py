@@ -15,6 +15,7 @@ from gkd_fast.detectors.base import (
     StudentPass,
     float_outputs,
     image_numbers,
+    level_anchors,
     normalised_batch,
 )
 from gkd_fast.ops.multiscale_roi_align import infer_stride
@@ -58,6 +59,28 @@ class FasterRCNNAdapter:
         """The levels of strides 4 to 64, float."""
         return self.model.backbone(images.tensors)
 
+    def anchors(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
+        """Anchors of each level [H_l*W_l*A,4], cell by cell."""
+        return level_anchors(self.model.rpn.anchor_generator, images, features)
+
+    @torch.no_grad()
+    def classify(
+        self, pyramid: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """The box head on given boxes, without gradient.
+
+        Args:
+            pyramid: levels [N,C,H_l,W_l].
+            boxes: of each image, [B_i,4].
+            sizes: heights and widths of the images before padding.
+
+        Returns:
+            Class logits [B,K+1], background first, and RoI features [B,C,R,R].
+        """
+        heads = self.model.roi_heads
+        roi = heads.box_roi_pool(pyramid, boxes, sizes)
+        return heads.box_predictor(heads.box_head(roi))[0], roi
+
     def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
         roi_heads = self.model.roi_heads
@@ -76,15 +99,14 @@ class FasterRCNNAdapter:
         positive = torch.where(classes > 0)[0]
         instances = Instances(boxes[positive], image_index[positive], classes[positive] - 1)
         soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": sizes}
-        return StudentPass(losses, list(pyramid.values()), instances, soft)
+        soft |= {"proposals": proposals, "proposal_logits": logits, "is_object": classes > 0}
+        return StudentPass(losses, list(pyramid.values()), instances, targets, soft)
 
     def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """The teacher's head on the student's positive proposals, beside the student's own logits."""
-        instances, roi_heads = own.instances, teacher.model.roi_heads
+        instances = own.instances
         per_image = [instances.boxes[instances.image_index == i] for i in range(len(own.soft["sizes"]))]
-        with torch.no_grad():
-            roi = roi_heads.box_roi_pool(teacher_pyramid, per_image, own.soft["sizes"])
-            logits, _ = roi_heads.box_predictor(roi_heads.box_head(roi))
+        logits, roi = teacher.classify(teacher_pyramid, per_image, own.soft["sizes"])
         count = torch.arange(len(instances.labels), device=logits.device)
         return SoftPairs(
             student=own.soft["logits"],

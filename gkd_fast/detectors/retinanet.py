@@ -13,6 +13,7 @@ from gkd_fast.detectors.base import (
     StudentPass,
     float_outputs,
     ground_truth_instances,
+    level_anchors,
     normalised_batch,
 )
 
@@ -39,6 +40,10 @@ class RetinaNetAdapter:
         """The levels of strides 8 to 128, float."""
         return self.model.backbone(images.tensors)
 
+    def anchors(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
+        """Anchors of each level [H_l*W_l*A,4], cell by cell."""
+        return level_anchors(self.model.anchor_generator, images, features)
+
     def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
         """Losses, features and the ground truth as instances."""
         pyramid = self.pyramid(images)
@@ -51,7 +56,7 @@ class RetinaNetAdapter:
             for name, value in self.model.head.compute_loss(targets, outputs, anchors, matched).items()
         }
         soft = {"logits": outputs["cls_logits"], "matched": torch.stack(matched)}
-        return StudentPass(losses, features, ground_truth_instances(targets), soft)
+        return StudentPass(losses, features, ground_truth_instances(targets), targets, soft)
 
     def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """Both networks' logits on the anchors that the student's matcher assigned to a box."""

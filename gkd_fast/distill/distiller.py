@@ -1,4 +1,4 @@
-"""Global knowledge distillation of one student from one frozen teacher."""
+"""Distillation of one student from one frozen teacher, by global knowledge and other methods."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast.config import DistillConfig
-from gkd_fast.detectors import DetectorAdapter, StudentPass
+from gkd_fast.config_terms import parse_terms
+from gkd_fast.detectors import DetectorAdapter, StudentPass, pyramid_strides
+from gkd_fast.detectors.base import ground_truth_instances
 from gkd_fast.distill.bank import PrototypeBank
 from gkd_fast.distill.prototypes import Batches, collect_candidates, generate_bank
-from gkd_fast.distill.robust import Adapters, robust_distilling
+from gkd_fast.distill.robust import Adapters, instance_weights, robust_distilling
+from gkd_fast.distill.terms import Setup, Step, build_terms
 
 
 class Distiller:
-    """The frozen teacher, the adapters and the prototype bank; gives a training step its distillation terms.
+    """The frozen teacher, the methods' modules and the prototype bank; gives a training step its distillation terms.
 
     Args:
         teacher: adapter of the trained teacher; frozen here, in evaluation mode from now on.
         student_channels: channels of the student's pyramid.
         classes: the data's class names.
-        config: the method's settings.
+        config: the methods and their settings.
         device: of all networks.
+
+    Attributes:
+        uses_prototypes: whether the methods need `refresh`.
+        bank: the prototypes, None before the first `refresh`.
+
+    Raises:
+        InputError: if `config.terms` names an unknown method, or one that does not fit the detector.
     """
 
     def __init__(
@@ -36,11 +46,22 @@ class Distiller:
         device: torch.device,
     ) -> None:
         teacher.model.to(device).eval().requires_grad_(False)
-        levels = len(teacher.model.backbone.fpn.layer_blocks) + (1 if teacher.stage == "two_stage" else 2)
+        names = parse_terms(config.terms, one_stage=teacher.stage == "one_stage")
+        setup = Setup(
+            stage=teacher.stage,
+            student_channels=student_channels,
+            teacher_channels=teacher.model.backbone.out_channels,
+            levels=len(teacher.model.backbone.fpn.layer_blocks) + (1 if teacher.stage == "two_stage" else 2),
+        )
         self.teacher = teacher
-        self.adapters = Adapters(
-            student_channels, teacher.model.backbone.out_channels, levels, relu=config.adapter_relu
-        ).to(device)
+        self.modules = nn.ModuleDict()
+        if "gkd" in names:
+            self.modules["gkd"] = Adapters(
+                student_channels, setup.teacher_channels, setup.levels, relu=config.adapter_relu
+            )
+        self.modules.update(build_terms(tuple(name for name in names if name != "gkd"), setup, config))
+        self.modules.to(device)
+        self.uses_prototypes = "gkd" in names or config.robust_terms
         self.classes = classes
         self.config = config
         self.device = device
@@ -67,17 +88,35 @@ class Distiller:
 
     def terms(
         self, student: DetectorAdapter, own: StudentPass, images: ImageList, *, kappa: float
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The distillation terms of a step, named ``gkd_*``, and the robust weights [L,B].
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The distillation terms of a step, each named by its method and its part, such as ``gkd_global``.
+
+        Returns:
+            The terms, and the robust weights [L,B] of the student's instances (None without global knowledge).
 
         Raises:
-            RuntimeError: before the first `refresh`.
+            RuntimeError: before the first `refresh`, where prototypes are needed.
         """
-        if self.bank is None:
+        if self.uses_prototypes and self.bank is None:
             raise RuntimeError("distiller: expected prototypes, call refresh first")
         with torch.no_grad():
             pyramid = self.teacher.pyramid(images)
-        adapted = self.adapters(own.features)
+        terms, omega = {}, None
+        if "gkd" in self.modules:
+            terms, omega = self._global_knowledge(student, own, pyramid, kappa)
+        methods = [name for name in self.modules if name != "gkd"]
+        if methods:
+            with torch.autocast(self.device.type, enabled=False):
+                step = self._step(student, own, images, pyramid)
+                for name in methods:
+                    terms |= {f"{name}_{part}": value for part, value in self.modules[name](step).items()}
+        return terms, omega
+
+    def _global_knowledge(
+        self, student: DetectorAdapter, own: StudentPass, pyramid: dict[str, Tensor], kappa: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        assert self.bank is not None
+        adapted = self.modules["gkd"](own.features)
         soft = student.soft_pairs(own, self.teacher, pyramid) if self.config.soft_weight else None
         with torch.autocast(self.device.type, enabled=False):
             terms, omega = robust_distilling(
@@ -93,16 +132,37 @@ class Distiller:
             )
         return {f"gkd_{name}": value for name, value in terms.items()}, omega
 
+    def _step(self, student: DetectorAdapter, own: StudentPass, images: ImageList, pyramid: dict[str, Tensor]) -> Step:
+        """What the methods beside global knowledge work on."""
+        maps = [[feature.float() for feature in levels] for levels in (own.features, pyramid.values())]
+        truth = ground_truth_instances(own.targets)
+        if self.config.robust_terms:
+            assert self.bank is not None
+            weights = instance_weights(*maps, truth, self.bank, self.config)
+        else:
+            weights = truth.boxes.new_ones(len(own.features), len(truth.boxes))
+        return Step(
+            student=maps[0],
+            teacher=maps[1],
+            strides=pyramid_strides(images.tensors.shape, maps[0]),
+            truth=truth,
+            weights=weights,
+            images=images,
+            own=own,
+            student_network=student,
+            teacher_network=self.teacher,
+        )
+
     def parameters(self) -> list[nn.Parameter]:
         """What is trained beside the student."""
-        return list(self.adapters.parameters())
+        return list(self.modules.parameters())
 
     def state_dict(self) -> dict[str, Any]:
-        """Adapters and bank."""
+        """Trained modules and bank."""
         bank = None if self.bank is None else vars(self.bank.to(torch.device("cpu")))
-        return {"adapters": self.adapters.state_dict(), "bank": bank}
+        return {"modules": self.modules.state_dict(), "bank": bank}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore adapters and bank."""
-        self.adapters.load_state_dict(state["adapters"])
+        """Restore modules and bank."""
+        self.modules.load_state_dict(state["modules"])
         self.bank = None if state["bank"] is None else PrototypeBank(**state["bank"]).to(self.device)

@@ -58,6 +58,44 @@ def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tens
     return torch.where(inside.any(1), 1 - discrepancy.abs(), 1.0)
 
 
+def instance_weights(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    instances: Instances,
+    bank: PrototypeBank,
+    config: DistillConfig,
+) -> Tensor:
+    """omega of instances on every level, from the mean of the cells under their boxes.
+
+    Args:
+        student, teacher: L maps [N,C_S,H_l,W_l], [N,C_T,H_l,W_l].
+        instances: B instances.
+        bank: on the same device.
+        config: negative, positive_weights.
+
+    Returns:
+        [L,B], without gradient.
+    """
+    with torch.no_grad():
+        _, omega = _global_knowledge(student, teacher, instances, bank, config)
+    return omega.clamp(min=0) if config.positive_weights else omega
+
+
+def _global_knowledge(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    instances: Instances,
+    bank: PrototypeBank,
+    config: DistillConfig,
+) -> tuple[Tensor, Tensor]:
+    """The discrepancy of each level [L], and omega [L,B]."""
+    embedded = [
+        ops.box_mean_pool(maps, instances.boxes, instances.image_index, bank.strides, negative=config.negative)
+        for maps in (student, teacher)
+    ]
+    return ops.pairwise_discrepancy(*embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets)
+
+
 def soft_label_loss(
     soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, config: DistillConfig
 ) -> Tensor:
@@ -128,13 +166,7 @@ def robust_distilling(
         up), and the robust weights omega [L,B].
     """
     boxes, image_index = instances.boxes, instances.image_index
-    embedded = [
-        ops.box_mean_pool(maps, boxes, image_index, bank.strides, negative=config.negative)
-        for maps in (student, teacher)
-    ]
-    discrepancy, omega = ops.pairwise_discrepancy(
-        *embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets
-    )
+    discrepancy, omega = _global_knowledge(student, teacher, instances, bank, config)
     sums = ops.masked_imitation(adapted, teacher, boxes, image_index, omega, bank.strides, overlap=config.overlap)
     channels = teacher[0].shape[1]
     foreground = sums.foreground / (2 * channels * sums.foreground_weight).clamp(min=1)

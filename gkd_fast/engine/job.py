@@ -110,7 +110,7 @@ def run(config: Config, folder: Path) -> Result:
     student, summary["distilled"] = _train(
         config, data, device, phase, student_spec, config.model.student_weights, distiller
     )
-    if config.data.data == "scenes":
+    if config.data.data == "scenes" and distiller.uses_prototypes:
         summary["robust_weights"] = weights_by_condition(adapt(student), distiller, data.val, config, device)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary

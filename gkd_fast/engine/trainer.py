@@ -93,7 +93,8 @@ class Trainer:
 
     def _epoch(self, epoch: int, progress: Progress) -> None:
         done = self.step % self.steps_per_epoch
-        if self.distiller and done == 0 and epoch % self.config.distill.refresh_epochs == 0:
+        uses_prototypes = self.distiller is not None and self.distiller.uses_prototypes
+        if uses_prototypes and done == 0 and epoch % self.config.distill.refresh_epochs == 0:
             self._refresh(epoch)
         self.dataset.set_epoch(epoch)
         self.loader.sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)

@@ -1,0 +1,102 @@
+"""Files that are whole or not there, and one clear line where a run cannot go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint import CheckpointException
+
+from gkd_fast.errors import InputError, RunError
+
+_FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota used up", errno.EFBIG: "file size limit reached"}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary name; what was written there takes the place of `path`, at once and on the disk.
+
+    Raises:
+        RunError: if it cannot be written; `path` is then as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with writing(path):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, what the file system refuses is a `RunError` that names `path`."""
+    try:
+        yield
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        if not _is_refusal(cause):
+            raise cause from error
+        raise _refused(path, cause) from error
+    except (OSError, RuntimeError) as error:
+        if not _is_refusal(error):
+            raise
+        raise _refused(path, error) from error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    # torch's writer of archives reports a failed write as a RuntimeError of its own.
+    return isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
+
+
+def _refused(path: Path, error: BaseException) -> RunError:
+    number = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    reason = _FULL.get(number or 0, str(error))
+    return RunError(f"{path}: could not be written: {reason}; make room, then --resume goes on")
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Within, what a loader process died of, or could not read, is one line.
+
+    Raises:
+        InputError: as the loader process raised it, for a file that cannot be read.
+        RunError: for a loader process that died.
+    """
+    try:
+        yield
+    except InputError as error:
+        name = f"{InputError.__module__}.{InputError.__qualname__}: "
+        before, found, message = str(error).partition(name)
+        if not found or "DataLoader worker" not in before:
+            raise
+        raise InputError(message.strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            "a loader process died (the system kills them where memory runs out); fewer --workers or no --cache need "
+            "less memory, --resume goes on from the last checkpoint"
+        ) from error

@@ -1,0 +1,78 @@
+"""What the processes of one run agree on; where one process trains, every function here is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, without gradient: what a mean over the global batch divides by."""
+    value = value.detach()
+    if world_size() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def largest(value: int) -> int:
+    """The largest of a number over all processes."""
+    if world_size() == 1:
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    largest(0)
+
+
+def from_main(value: T) -> T:
+    """The main process's value."""
+    if world_size() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder)
+    return holder[0]
+
+
+def gather(value: T) -> list[T]:
+    """Every process's value on the main process, in the order of ranks; an empty list elsewhere."""
+    if world_size() == 1:
+        return [value]
+    found: list[T] = [value] * world_size()
+    dist.gather_object(value, found if is_main() else None)
+    return found if is_main() else []
+
+
+def own_share(items: Sequence[T]) -> list[T]:
+    """Every world_size-th of the items, beginning with the rank-th; equally many in each process.
+
+    Where they cannot be divided, the first item is repeated: it belongs to rank 0, which never gets a repeated one.
+    """
+    share = list(items[rank() :: world_size()])
+    return share if len(share) == -(-len(items) // world_size()) else [*share, items[0]]

@@ -79,7 +79,10 @@ class CrossKD(nn.Module):
 
 def _hidden(head: nn.Module, feature: Tensor) -> Tensor:
     """The map behind the crossing's last convolution, before its activation."""
-    return head.conv[_CROSSING - 1][:-1](head.conv[: _CROSSING - 1](feature))
+    hidden = head.conv[: _CROSSING - 1](feature)
+    for layer in list(head.conv[_CROSSING - 1])[:-1]:
+        hidden = layer(hidden)
+    return hidden
 
 
 def _finish(head: nn.Module, last: str, hidden: Tensor) -> Tensor:

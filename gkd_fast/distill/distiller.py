@@ -13,6 +13,7 @@ from gkd_fast.config import DistillConfig
 from gkd_fast.config_terms import parse_terms
 from gkd_fast.detectors import DetectorAdapter, StudentPass, pyramid_strides
 from gkd_fast.detectors.base import ground_truth_instances
+from gkd_fast.detectors.folding import fold_batch_norm
 from gkd_fast.distill.bank import PrototypeBank
 from gkd_fast.distill.prototypes import Batches, collect_candidates, generate_bank
 from gkd_fast.distill.robust import Adapters, instance_weights, robust_distilling
@@ -46,6 +47,7 @@ class Distiller:
         device: torch.device,
     ) -> None:
         teacher.model.to(device).eval().requires_grad_(False)
+        fold_batch_norm(teacher.model.backbone)
         names = parse_terms(config.terms, one_stage=teacher.stage == "one_stage")
         setup = Setup(
             stage=teacher.stage,
@@ -66,6 +68,7 @@ class Distiller:
         self.config = config
         self.device = device
         self.bank: PrototypeBank | None = None
+        self.objective = robust_distilling
 
     def refresh(
         self,
@@ -119,7 +122,7 @@ class Distiller:
         adapted = self.modules["gkd"](own.features)
         soft = student.soft_pairs(own, self.teacher, pyramid) if self.config.soft_weight else None
         with torch.autocast(self.device.type, enabled=False):
-            terms, omega = robust_distilling(
+            terms, omega = self.objective(
                 own.features,
                 adapted,
                 list(pyramid.values()),
@@ -152,6 +155,11 @@ class Distiller:
             student_network=student,
             teacher_network=self.teacher,
         )
+
+    @property
+    def adapters(self) -> nn.Module | None:
+        """From the student's to the teacher's channels, for global knowledge."""
+        return self.modules["gkd"] if "gkd" in self.modules else None
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained beside the student."""

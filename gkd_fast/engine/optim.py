@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,11 +14,19 @@ from gkd_fast.config import OptimConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, lr: float) -> Optimizer:
-    """SGD with momentum or AdamW over the trainable parameters."""
+    """SGD with momentum or AdamW over the trainable parameters.
+
+    Both are fused: one kernel updates all weights, and skips the update where `found_inf` is set on the device.
+    """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    if config.optimizer == "sgd":
-        return SGD(trainable, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return AdamW(trainable, lr=lr, weight_decay=config.weight_decay)
+    if config.optimizer == "adamw":
+        return AdamW(trainable, lr=lr, weight_decay=config.weight_decay, fused=True)
+    optimizer = SGD(trainable, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+    if config.momentum:
+        # Left to the first step, the momentum would stay uninitialised where that step is skipped.
+        for parameter in trainable:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def build_schedule(optimizer: Optimizer, config: OptimConfig, epochs: int, steps_per_epoch: int) -> LambdaLR:

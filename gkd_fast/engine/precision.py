@@ -1,8 +1,12 @@
-"""Mixed precision: which number format runs where."""
+"""Mixed precision: which number format runs where, and updates that never see a number that is not finite."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gkd_fast.config import RunConfig
 from gkd_fast.errors import InputError
@@ -34,3 +38,55 @@ class Precision:
     def autocast(self) -> torch.autocast:
         """The context of every forward pass."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled)
+
+    def update(
+        self, optimizer: Optimizer, parameters: Sequence[nn.Parameter], terms: Tensor, clip_norm: float
+    ) -> tuple[Tensor, Tensor]:
+        """Clip the gradients and step; the device skips the step where a term or a gradient is not finite.
+
+        Args:
+            optimizer: a fused one.
+            parameters: whose gradients the backward pass has left, scaled by `scaler`.
+            terms: [T] loss terms.
+            clip_norm: upper limit of the gradient's norm; 0: none.
+
+        Returns:
+            finite: bool scalar, whether the weights were updated.
+            bad: bool scalar, whether the step counts as a bad one: an overflow that a smaller scale of fp16 will
+                cure does not.
+        """
+        self.scaler.unscale_(optimizer)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+        finite_terms = terms.detach().isfinite().all()
+        finite = finite_terms & norm.isfinite()
+        optimizer.found_inf = (~finite).float()
+        optimizer.step()
+        bad = ~finite
+        if self.scaler.is_enabled():
+            bad = ~finite_terms | (bad & (self.scaler._scale <= 1))
+            self.scaler.update()
+        return finite, bad
+
+
+class RunningStatistics:
+    """Batch normalisation's running statistics, which a bad batch would spoil in the forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._buffers = [
+            buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
+        ]
+        self._saved = [buffer.clone() for buffer in self._buffers]
+
+    def save(self) -> None:
+        """Remember the statistics before a step."""
+        if self._buffers:
+            torch._foreach_copy_(self._saved, self._buffers)
+
+    def keep(self, finite: Tensor) -> None:
+        """Restore what was saved unless `finite` (a bool scalar on the device)."""
+        for buffer, saved in zip(self._buffers, self._saved, strict=True):
+            torch.where(finite, buffer, saved, out=buffer)

@@ -1,23 +1,33 @@
-"""One training step: forward, losses, backward, update."""
+"""One training step: forward, losses, backward, update, without waiting for the device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast.config import Config
-from gkd_fast.detectors import DetectorAdapter, plain_targets
-from gkd_fast.distill import Distiller
+from gkd_fast.data.buckets import SizeBuckets
+from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
+from gkd_fast.distill import Distiller, PrototypeBank
+from gkd_fast.engine.balance import Balance, gradient_norms
+from gkd_fast.engine.compile import compile_parts, compiles
 from gkd_fast.engine.optim import build_optimizer
-from gkd_fast.engine.precision import Precision
+from gkd_fast.engine.precision import Precision, RunningStatistics
+from gkd_fast.engine.readback import BadSteps
+
+
+_BALANCE_STEPS = 50  # between two measurements, where no other number is given
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 class TrainStep:
-    """Everything that a step changes: the detector, its optimiser, the scaler, the distiller's adapters.
+    """Everything that a step changes: the detector, its optimiser, the scaler, the distiller's modules.
 
     Args:
         adapter: the detector to train, on the device.
@@ -25,6 +35,11 @@ class TrainStep:
         lr: learning rate after warm-up.
         device: of all networks.
         distiller: the frozen teacher, or None to train without distillation.
+        buckets: the padded sizes of batches, or None to pad every batch as little as possible.
+
+    Attributes:
+        modules: everything that is trained.
+        norms: of every term's gradient on the student's feature pyramid, if the last step measured them.
     """
 
     def __init__(
@@ -34,17 +49,36 @@ class TrainStep:
         lr: float,
         device: torch.device,
         distiller: Distiller | None = None,
+        buckets: SizeBuckets | None = None,
     ) -> None:
         self.adapter = adapter
-        self.clip_norm = config.optim.clip_norm
+        self.config = config
         self.device = device
         self.distiller = distiller
-        self.trainable = [*adapter.model.parameters(), *(distiller.parameters() if distiller else [])]
+        self.buckets = buckets
+        self.modules = nn.ModuleDict({"detector": adapter.model})
+        if distiller:
+            self.modules["distiller"] = distiller.modules
+        self.trainable = list(self.modules.parameters())
+        _channels_last([*self.trainable, *(distiller.teacher.model.parameters() if distiller else [])])
         self.optimizer = build_optimizer(self.trainable, config.optim, lr)
         self.precision = Precision(config.run, device)
+        self.statistics = RunningStatistics(adapter.model)
+        self.bad_steps = BadSteps(config.run.bad_steps, device)
+        self.balance = None
+        if distiller and config.distill.auto_balance:
+            self.balance = Balance(config.distill.balance_ratio, device)
+        self.norm_steps = config.run.grad_norm_steps or (_BALANCE_STEPS if self.balance else 0)
+        self.norms: dict[str, Tensor] = {}
+        self.steps = 0
+        self.compiler = None
+        if compiles(config.run.compile, device):
+            self.compiler = compile_parts(
+                adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
+            )
 
     def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
-        """Update the weights once.
+        """Update the weights once; a step with a number that is not finite leaves them as they are.
 
         Args:
             batch: uint8 images and their targets.
@@ -52,41 +86,84 @@ class TrainStep:
 
         Returns:
             The loss terms, float32 scalars on the device.
+
+        Raises:
+            RunError: once too many steps in a row were not finite.
         """
-        terms = self._losses(batch, kappa)
-        scaler = self.precision.scaler
-        self.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        if self.clip_norm:
-            scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
-        scaler.step(self.optimizer)
-        scaler.update()
+        self.statistics.save()
+        with self._compiled():
+            images, targets = self.prepare(batch)
+            with self.precision.autocast():
+                own = self.student_pass(images, targets)
+                terms = {**own.losses, **self.distil(own, images, kappa)}
+            self._measure(terms, own.features)
+            self.backward(terms)
+        self.update(terms, [target["image_id"] for target in batch[1]])
+        self.steps += 1
         return terms
 
-    def _losses(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
+    def prepare(self, batch: Batch) -> tuple[ImageList, list[dict[str, Any]]]:
+        """The padded batch and the targets, on the device."""
         images, targets = batch
-        image_list = self.adapter.batch([image.to(self.device, non_blocking=True) for image in images])
-        with self.precision.autocast():
-            own = self.adapter.train_pass(image_list, plain_targets(targets, self.device))
-            terms = {name: value.float() for name, value in own.losses.items()}
-            if self.distiller:
-                terms.update(self.distiller.terms(self.adapter, own, image_list, kappa=kappa)[0])
-        return terms
+        size = self.buckets.fit([tuple(image.shape[-2:]) for image in images]) if self.buckets else None
+        on_device = [image.to(self.device, non_blocking=True) for image in images]
+        return self.adapter.batch(on_device, size), plain_targets(targets, self.device)
+
+    def student_pass(self, images: ImageList, targets: list[dict[str, Any]]) -> StudentPass:
+        """The detector's own losses, in float32, and what distillation looks at."""
+        return self.adapter.train_pass(images, targets)
+
+    def distil(self, own: StudentPass, images: ImageList, kappa: float) -> dict[str, Tensor]:
+        """The distillation terms, in float32; none without a teacher."""
+        if self.distiller is None:
+            return {}
+        # A number would be a constant of the compiled loss, and another one every epoch.
+        return self.distiller.terms(self.adapter, own, images, kappa=torch.full((), kappa, device=self.device))[0]
+
+    def backward(self, terms: dict[str, Tensor]) -> None:
+        """Gradients of the sum of the terms."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.precision.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+
+    def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> None:
+        """Step the optimiser where everything is finite."""
+        values = torch.stack([value.detach() for value in terms.values()])
+        finite, bad = self.precision.update(self.optimizer, self.trainable, values, self.config.optim.clip_norm)
+        self.statistics.keep(finite)
+        self.bad_steps.add(list(terms), values, bad, image_ids)
+
+    def _measure(self, terms: dict[str, Tensor], features: list[Tensor]) -> None:
+        """Gradient norms where it is their turn; scales the distillation terms in place where they are balanced."""
+        self.norms = {}
+        if self.norm_steps and self.steps % self.norm_steps == 0:
+            self.norms = gradient_norms(terms, features, self.precision.scaler)
+        if self.balance:
+            terms |= self.balance(terms, self.norms)
+
+    def _compiled(self) -> AbstractContextManager[None]:
+        return self.compiler.active() if self.compiler else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser, for a training that goes on."""
+        """What a training that goes on needs beside `modules` and `optimizer`."""
+        bank = self.distiller.bank if self.distiller else None
         return {
-            "model": self.adapter.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
-            "distiller": self.distiller.state_dict() if self.distiller else None,
+            "bank": vars(bank.to(torch.device("cpu"))) if bank else None,
+            "balance": self.balance.state_dict() if self.balance else None,
+            "steps": self.steps,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.adapter.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
-        if self.distiller:
-            self.distiller.load_state_dict(state["distiller"])
+        self.steps = state["steps"]
+        if self.balance:
+            self.balance.load_state_dict(state["balance"])
+        if self.distiller and state["bank"]:
+            self.distiller.bank = PrototypeBank(**state["bank"]).to(self.device)
+
+
+def _channels_last(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

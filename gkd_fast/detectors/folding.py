@@ -1,0 +1,71 @@
+"""Batch normalisation of a frozen network folded into the convolutions before it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node, Tracer
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+
+
+class _Tracer(Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, _NORMS) or super().is_leaf_module(module, qualified_name)
+
+
+@torch.no_grad()
+def fold_batch_norm(network: nn.Module) -> int:
+    """Replace, in place, each batch normalisation by the identity wherever only it sees a convolution's output.
+
+    Args:
+        network: in evaluation mode and frozen, such as a backbone with its pyramid. Networks that torch.fx cannot
+            trace stay as they are.
+
+    Returns:
+        The number of layers folded.
+    """
+    try:
+        nodes = list(_Tracer().trace(network).nodes)
+    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError):
+        return 0
+    modules = dict(network.named_modules())
+    pairs = [(str(node.args[0].target), str(node.target)) for node in nodes if _follows_convolution(node, modules)]
+    for conv_name, norm_name in pairs:
+        _replace(network, conv_name, _folded(modules[conv_name], modules[norm_name]))
+        _replace(network, norm_name, nn.Identity())
+    return len(pairs)
+
+
+def _follows_convolution(node: Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op != "call_module" or not isinstance(modules[str(node.target)], _NORMS):
+        return False
+    before: Any = node.args[0]
+    calls_once = before.op == "call_module" and len(before.users) == 1
+    return (
+        calls_once
+        and type(modules[str(before.target)]) is nn.Conv2d
+        and all(_calls(node.graph, str(module.target)) == 1 for module in (before, node))
+    )
+
+
+def _calls(graph: torch.fx.Graph, name: str) -> int:
+    return sum(node.op == "call_module" and node.target == name for node in graph.nodes)
+
+
+def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
+    folded = copy.deepcopy(conv)
+    folded.weight, folded.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return folded.requires_grad_(False)
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)

@@ -159,7 +159,7 @@ class Distiller:
     @property
     def adapters(self) -> nn.Module | None:
         """From the student's to the teacher's channels, for global knowledge."""
-        return self.modules["gkd"] if "gkd" in self.modules else None
+        return getattr(self.modules, "gkd", None)
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained beside the student."""

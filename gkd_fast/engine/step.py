@@ -20,7 +20,6 @@ from gkd_fast.engine.optim import build_optimizer
 from gkd_fast.engine.precision import Precision, RunningStatistics
 from gkd_fast.engine.readback import BadSteps
 
-
 _BALANCE_STEPS = 50  # between two measurements, where no other number is given
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]

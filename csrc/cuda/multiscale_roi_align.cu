@@ -1,0 +1,318 @@
+// RoIAlign over a pyramid.
+//
+// Forward, a block pools one box. The rows of a planar map that a box lies on are copied to shared memory, 16 bytes at a time,
+// since the samples of neighbouring bins take the same cells again and again, at addresses that do not adjoin; of an
+// interleaved map, neighbouring threads read neighbouring channels.
+//
+// Backward, each tile of the gradient gathers from the boxes that touch it. The weights of rows and columns are independent:
+// gradient[y][x] = sum_r rows[r][y] sum_c columns[c][x] g[r][c], so that a thread keeps the inner sum of a bin row for all of its
+// rows. This takes fewer operations than one atomic addition for each of the 16 cells of a bin, and none that waits.
+#include "multiscale_roi_align.h"
+
+#include "roi_sampling.cuh"
+#include "tiles.cuh"
+
+namespace gkd {
+namespace {
+
+// One block a group; the last one is that of boxes that pool to zeros.
+__global__ void __launch_bounds__(kThreads) place_rois(const __grid_constant__ RoiAlign call) {
+  const int group = static_cast<int>(blockIdx.x);
+  const int start = sort_group(
+      call.boxes, group, [&](int box) { return group_of(call, box); },
+      [&](int box, int position) { call.rois[position] = place_roi(call, box, group); });
+  if (thread() == 0) call.starts[group] = start;
+}
+
+// Means of bin (r, c) of N channels; fetch(y, x, values) reads a cell.
+template <int N, class Fetch>
+__device__ inline void pool_bin(const Axis& rows, const Axis& columns, int r, int c, int sampling_ratio, const Fetch& fetch,
+                                float (&mean)[N]) {
+  const SampleRange over_rows = rows.between(r, -1.0f, static_cast<float>(rows.size), sampling_ratio);
+  const SampleRange over_columns = columns.between(c, -1.0f, static_cast<float>(columns.size), sampling_ratio);
+  float sum[N] = {};
+  const auto add = [&](int y, int x, float weight) {
+    float values[N];
+    fetch(y, x, values);
+#pragma unroll
+    for (int k = 0; k < N; ++k) sum[k] += weight * values[k];
+  };
+  for (int i = over_rows.first; i < over_rows.past; ++i) {
+    const float at_row = rows.position(r, i);
+    if (!rows.inside(at_row)) continue;
+    const Sample y = rows.sample(at_row);
+    for (int j = over_columns.first; j < over_columns.past; ++j) {
+      const float at_column = columns.position(c, j);
+      if (!columns.inside(at_column)) continue;
+      const Sample x = columns.sample(at_column);
+      add(y.low, x.low, y.weight_low * x.weight_low);
+      add(y.low, x.high, y.weight_low * x.weight_high);
+      add(y.high, x.low, y.weight_high * x.weight_low);
+      add(y.high, x.high, y.weight_high * x.weight_high);
+    }
+  }
+  const float count = static_cast<float>(rows.samples) * static_cast<float>(columns.samples);
+#pragma unroll
+  for (int k = 0; k < N; ++k) mean[k] = count > 0 ? sum[k] / count : 0.0f;
+}
+
+// All that the channels of a box on its map share.
+template <class T>
+struct RoiOnMap {
+  const RoiAlign& call;
+  const Roi& roi;
+  const FeatureMap& map;
+  Axis rows, columns;
+  int first_channel, channels;  // of the block
+  const T* data;                // first channel of the block
+  T* pooled;
+
+  __device__ RoiOnMap(const RoiAlign& call, const Roi& roi, int first_channel, T* all)
+      : call(call),
+        roi(roi),
+        map(call.maps.maps[roi.group / call.maps.images]),
+        rows(call, roi, map.height, 0),
+        columns(call, roi, map.width, 1),
+        first_channel(first_channel),
+        channels(smaller(call.maps.channels - first_channel, kTileChannels)),
+        data(static_cast<const T*>(map.data) + roi.group % call.maps.images * map.image_stride +
+             first_channel * map.channel_stride),
+        pooled(all + (static_cast<int64_t>(roi.box) * call.maps.channels + first_channel) * call.bins[0] * call.bins[1]) {}
+
+  // Pools N channels of every bin: fetch(channel, y, x, values) reads N channels of a cell, of `count` channels from `first` on.
+  template <int N, class Fetch>
+  __device__ void pool(int first, int count, const Fetch& fetch) const {
+    const int bins = call.bins[0] * call.bins[1], groups = ceil_div(count, N);
+    for (int i = thread(); i < bins * groups; i += kThreads) {
+      // Threads that read neighbouring addresses: those of the channels in an interleaved map, of the bins in a planar one.
+      const int bin = map.planar ? i % bins : i / groups, channel = (map.planar ? i / bins : i % groups) * N;
+      float mean[N];
+      pool_bin(
+          rows, columns, bin / call.bins[1], bin % call.bins[1], call.sampling_ratio,
+          [&](int y, int x, float(&values)[N]) { fetch(channel, y, x, values); }, mean);
+#pragma unroll
+      for (int k = 0; k < N; ++k)
+        if (channel + k < count) assign(pooled[static_cast<int64_t>(first + channel + k) * bins + bin], mean[k]);
+    }
+  }
+};
+
+template <class T>
+__device__ inline void pool_interleaved(const RoiOnMap<T>& on) {
+  on.template pool<kVector<T>>(0, on.channels, [&](int channel, int y, int x, float(&values)[kVector<T>]) {
+    load_lanes(on.data + channel + y * on.map.row_stride + x * on.map.cell_stride, on.channels - channel, on.map.vectors,
+               values);
+  });
+}
+
+constexpr int kPlanarChannels = 4;    // pooled by one thread: the weights of a sample serve them all
+constexpr int kStagedCells = 8192;    // floats of shared memory: 32 KB leave room for seven blocks on a Hopper multiprocessor
+constexpr int kCellsOfChannel = 2048; // a box on more cells takes few of them: 784 with 7x7 bins of 4 samples
+
+template <class T>
+__device__ inline void pool_from_memory(const RoiOnMap<T>& on) {
+  on.template pool<kPlanarChannels>(0, on.channels, [&](int channel, int y, int x, float(&values)[kPlanarChannels]) {
+    const T* cell = on.data + channel * on.map.channel_stride + y * on.map.row_stride + x;
+#pragma unroll
+    for (int k = 0; k < kPlanarChannels; ++k)
+      values[k] = channel + k < on.channels ? to_float(cell[k * on.map.channel_stride]) : 0.0f;
+  });
+}
+
+// Copies the rows of a box, [channel][row][pitch] from column `left`, both multiples of a vector.
+template <class T>
+__device__ inline void stage(const RoiOnMap<T>& on, int first, int count, int left, int pitch, float* staged) {
+  constexpr int V = kVector<T>;
+  const int vectors = pitch / V, rows = on.roi.bottom - on.roi.top;
+  for (int i = thread(); i < count * rows * vectors; i += kThreads) {
+    const int line = i / vectors, x = left + i % vectors * V;
+    const T* row = on.data + (first + line / rows) * on.map.channel_stride + (on.roi.top + line % rows) * on.map.row_stride;
+    float values[V];
+    load_lanes(row + x, on.map.width - x, on.map.vectors, values);
+#pragma unroll
+    for (int k = 0; k < V; ++k) staged[i * V + k] = values[k];
+  }
+}
+
+template <class T>
+__device__ inline void pool_planar(const RoiOnMap<T>& on, float* staged) {
+  constexpr int V = kVector<T>;
+  const int left = on.roi.left / V * V, pitch = ceil_div(on.roi.right - left, V) * V;
+  const int rows = on.roi.bottom - on.roi.top, cells = rows * pitch;
+  if (rows > kCellsOfChannel / pitch) return pool_from_memory(on);
+  const int fitting = smaller(kStagedCells / cells, kTileChannels);
+  const int step = fitting / kPlanarChannels * kPlanarChannels;
+  for (int first = 0; first < on.channels; first += step) {
+    const int count = smaller(on.channels - first, step);
+    __syncthreads();
+    stage(on, first, count, left, pitch, staged);
+    __syncthreads();
+    on.template pool<kPlanarChannels>(first, count, [&](int channel, int y, int x, float(&values)[kPlanarChannels]) {
+      const float* cell = staged + channel * cells + (y - on.roi.top) * pitch + x - left;
+#pragma unroll
+      for (int k = 0; k < kPlanarChannels; ++k)
+        values[k] = channel + k < count ? cell[k * cells] : 0.0f;
+    });
+  }
+}
+
+// One block a box, in the order of `call.rois`, and kTileChannels channels.
+template <class T>
+__global__ void __launch_bounds__(kThreads) pool_rois(const __grid_constant__ RoiAlign call, T* pooled) {
+  GKD_SHARED(float, staged, kStagedCells);
+  const Roi roi = call.rois[blockIdx.x];
+  const int first_channel = static_cast<int>(blockIdx.y) * kTileChannels, channels = call.maps.channels;
+  if (roi.top == roi.bottom || roi.left == roi.right) {
+    const int bins = call.bins[0] * call.bins[1];
+    T* out = pooled + (static_cast<int64_t>(roi.box) * channels + first_channel) * bins;
+    for (int i = thread(); i < smaller(channels - first_channel, kTileChannels) * bins; i += kThreads) assign(out[i], 0.0f);
+    return;
+  }
+  const RoiOnMap<T> on(call, roi, first_channel, pooled);
+  if (on.map.planar)
+    pool_planar(on, staged);
+  else
+    pool_interleaved(on);
+}
+
+// Bins whose gradients are fetched together.
+constexpr int kPatch = 8;
+constexpr int kPatchPitch = kTileChannels + 4;  // vectors of channels stay aligned, bins a bank apart
+
+struct Patch {
+  float* gradient;  // [kPatch * kPatch][kPatchPitch]: a channel of a bin
+  float* rows;      // [kPatch][kTileRows]
+  float* columns;   // [kPatch][kTileColumns]
+};
+
+template <class T>
+__device__ inline void fetch_patch(const RoiAlign& call, const Roi& roi, const Tile& tile, const T* gradient, int first_channel,
+                                   int r, int rows, int c, int columns, const Patch& patch) {
+  const FeatureMap& map = call.maps.maps[tile.level];
+  const Axis along_rows(call, roi, map.height, 0), along_columns(call, roi, map.width, 1);
+  const int channels = smaller(call.maps.channels - first_channel, kTileChannels), bins = call.bins[0] * call.bins[1];
+  const T* of_box = gradient + (static_cast<int64_t>(roi.box) * call.maps.channels + first_channel) * bins;
+  const float share = 1.0f / (static_cast<float>(along_rows.samples) * static_cast<float>(along_columns.samples));
+  for (int i = thread(); i < kTileChannels * rows * columns; i += kThreads) {
+    const int channel = i / (rows * columns), row = i / columns % rows, column = i % columns;
+    const int64_t bin = (r + row) * call.bins[1] + c + column;
+    patch.gradient[(row * kPatch + column) * kPatchPitch + channel] =
+        channel < channels ? to_float(of_box[channel * bins + bin]) * share : 0.0f;
+  }
+  for (int i = thread(); i < rows * kTileRows; i += kThreads)
+    patch.rows[i] = along_rows.weight(r + i / kTileRows, tile.top + i % kTileRows, call.sampling_ratio);
+  for (int i = thread(); i < columns * kTileColumns; i += kThreads)
+    patch.columns[i] = along_columns.weight(c + i / kTileColumns, tile.left + i % kTileColumns, call.sampling_ratio);
+}
+
+template <class T>
+__device__ inline void add_patch(GradientTile<T>& own, bool planar, int rows, int columns, const Patch& patch) {
+  constexpr int V = kVector<T>, kRows = GradientTile<T>::kRows;
+  const float* vectors = planar ? patch.columns + own.along : patch.gradient + own.along;
+  const float* factors = planar ? patch.gradient + own.across : patch.columns + own.across;
+  const int vector_pitch = planar ? kTileColumns : kPatchPitch, factor_pitch = planar ? kPatchPitch : kTileColumns;
+  for (int r = 0; r < rows; ++r) {
+    float weights[kRows];
+    load_vectors(patch.rows + r * kTileRows + own.row, weights);
+    bool any = false;
+#pragma unroll
+    for (int j = 0; j < kRows; ++j) any = any || weights[j] != 0.0f;
+    if (!any) continue;
+    const int bin = r * kPatch;  // of the gradient, whose rows differ; those of the columns' weights do not
+    float inner[V] = {};
+#pragma unroll 2
+    for (int c = 0; c < columns; ++c) {
+      float lanes[V];
+      load_vectors(vectors + (planar ? c : bin + c) * vector_pitch, lanes);
+      const float factor = factors[(planar ? bin + c : c) * factor_pitch];
+#pragma unroll
+      for (int k = 0; k < V; ++k) inner[k] += factor * lanes[k];
+    }
+#pragma unroll
+    for (int j = 0; j < kRows; ++j)
+#pragma unroll
+      for (int k = 0; k < V; ++k) own.sum[j][k] += weights[j] * inner[k];
+  }
+}
+
+// The boxes that touch a tile, of up to kThreads boxes from `first` on: their places in `rois`, in order.
+__device__ inline int find_touching(const Roi* rois, int first, int past, const Tile& tile, int* touching) {
+  const int i = first + thread();
+  bool touches = false;
+  if (i < past) {
+    const Roi& roi = rois[i];
+    touches = roi.left < tile.right && roi.right > tile.left && roi.top < tile.bottom && roi.bottom > tile.top;
+  }
+  const Rank rank = block_rank(touches);
+  if (touches) touching[rank.before] = i;
+  __syncthreads();
+  return rank.total;
+}
+
+// One block a tile of the gradient and kTileChannels channels.
+template <class T>
+__global__ void __launch_bounds__(kThreads) gather_rois(const __grid_constant__ RoiAlign call, const T* gradient) {
+  GKD_SHARED(int, touching, kThreads);
+  GKD_SHARED(float, patch_gradient, kPatch* kPatch* kPatchPitch);
+  GKD_SHARED(float, patch_rows, kPatch* kTileRows);
+  GKD_SHARED(float, patch_columns, kPatch* kTileColumns);
+  const Patch patch{patch_gradient, patch_rows, patch_columns};
+  const Tile tile = find_tile(call.maps, blockIdx.x);
+  const FeatureMap& map = call.maps.maps[tile.level];
+  const int first_channel = static_cast<int>(blockIdx.y) * kTileChannels;
+  const int group = tile.level * call.maps.images + tile.image, past = call.starts[group + 1];
+  GradientTile<T> own;
+  for (int first = call.starts[group]; first < past; first += kThreads) {
+    const int count = find_touching(call.rois, first, past, tile, touching);
+    for (int i = 0; i < count; ++i) {
+      const Roi roi = call.rois[touching[i]];
+      const SampleRange r = Axis(call, roi, map.height, 0).bins_over(tile.top, tile.bottom, call.bins[0]);
+      const SampleRange c = Axis(call, roi, map.width, 1).bins_over(tile.left, tile.right, call.bins[1]);
+      for (int row = r.first; row < r.past; row += kPatch)
+        for (int column = c.first; column < c.past; column += kPatch) {
+          const int rows = smaller(r.past - row, kPatch), columns = smaller(c.past - column, kPatch);
+          fetch_patch(call, roi, tile, gradient, first_channel, row, rows, column, columns, patch);
+          __syncthreads();
+          add_patch(own, map.planar, rows, columns, patch);
+          __syncthreads();
+        }
+    }
+  }
+  own.store(map, tile, first_channel, call.maps.channels);
+}
+
+void place(const RoiAlign& call, void* stream) {
+  const unsigned groups = call.maps.levels * call.maps.images + 1;
+  GKD_LAUNCH(place_rois, dim3(groups), kThreads, stream, call);
+}
+
+template <class T>
+void forward(const RoiAlign& call, T* pooled, void* stream) {
+  const unsigned chunks = ceil_div(call.maps.channels, kTileChannels), boxes = call.boxes;
+  if (chunks == 0 || boxes == 0) return;
+  place(call, stream);
+  GKD_LAUNCH(pool_rois<T>, dim3(boxes, chunks), kThreads, stream, call, pooled);
+}
+
+template <class T>
+void backward(const RoiAlign& call, const T* gradient, void* stream) {
+  const unsigned chunks = ceil_div(call.maps.channels, kTileChannels);
+  const unsigned tiles = static_cast<unsigned>(count_tiles(call.maps));
+  if (chunks == 0 || tiles == 0) return;
+  place(call, stream);
+  GKD_LAUNCH(gather_rois<T>, dim3(tiles, chunks), kThreads, stream, call, gradient);
+}
+
+}  // namespace
+
+const char* multiscale_roi_align(const RoiAlign& call, Element element, void* pooled, void* stream) {
+  with_element(element, [&](auto tag) { forward(call, static_cast<decltype(tag)*>(pooled), stream); });
+  return launch_error();
+}
+
+const char* multiscale_roi_align_backward(const RoiAlign& call, Element element, const void* gradient, void* stream) {
+  with_element(element, [&](auto tag) { backward(call, static_cast<const decltype(tag)*>(gradient), stream); });
+  return launch_error();
+}
+
+}  // namespace gkd

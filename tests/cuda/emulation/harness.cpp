@@ -1,0 +1,176 @@
+// Runs one operator of csrc/cuda on the CPU: harness OPERATOR ORDER < arguments > results.
+//
+// Arguments and results are 8-byte integers, doubles and arrays, one after another in the order in which they are read below.
+// Every array lies in memory of its own of exactly its size, so that AddressSanitizer sees its ends.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../../../csrc/cuda/box_mean_pool.cu"
+#include "../../../csrc/cuda/multiscale_roi_align.cu"
+
+namespace {
+
+using namespace gkd;
+
+void check(bool holds, const char* what) {
+  if (holds) return;
+  fprintf(stderr, "%s\n", what);
+  exit(3);
+}
+
+template <class T>
+T read() {
+  T value;
+  check(fread(&value, sizeof value, 1, stdin) == 1, "arguments end too early");
+  return value;
+}
+
+int read_int() { return static_cast<int>(read<int64_t>()); }
+
+struct Free {
+  void operator()(void* memory) const { free(memory); }
+};
+
+class Array {
+ public:
+  explicit Array(int64_t bytes) : bytes_(bytes), memory_(malloc(bytes)) { memset(memory_.get(), 0xff, bytes); }
+
+  static Array read(int64_t bytes) {
+    Array array(bytes);
+    check(fread(array.memory_.get(), 1, bytes, stdin) == static_cast<size_t>(bytes), "arguments end too early");
+    return array;
+  }
+
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(memory_.get());
+  }
+  void write() const { fwrite(memory_.get(), 1, bytes_, stdout); }
+
+ private:
+  int64_t bytes_;
+  std::unique_ptr<void, Free> memory_;
+};
+
+struct Features {
+  Pyramid maps{};
+  std::vector<Array> arrays;
+  Element element;
+  int element_size;
+
+  // Element, levels, images, channels; for every map height, width, four strides, the bytes it spans and, unless they are to be
+  // written, these.
+  explicit Features(bool filled) {
+    element = static_cast<Element>(read_int());
+    element_size = element == Element::kFloat ? 4 : 2;
+    maps.levels = read_int();
+    maps.images = read_int();
+    maps.channels = read_int();
+    for (int l = 0; l < maps.levels; ++l) {
+      const int height = read_int(), width = read_int();
+      int64_t strides[4];
+      for (int64_t& stride : strides) stride = read<int64_t>();
+      const int64_t bytes = read<int64_t>();
+      arrays.push_back(filled ? Array::read(bytes) : Array(bytes));
+      maps.maps[l] = make_map(arrays.back().data<void>(), strides, maps.channels, height, width, element_size);
+    }
+  }
+
+  void write() const {
+    for (const Array& array : arrays) array.write();
+  }
+};
+
+struct Boxes {
+  int count = read_int();
+  Array corners = Array::read(16 * count), image_index = Array::read(8 * count);
+};
+
+void finish(const char* error, const std::vector<const Array*>& results) {
+  check(!error, error);
+  for (const Array* array : results) array->write();
+}
+
+BoxMeanPool mean_pool_call(const Features& features, const Boxes& boxes, Array& cells, Array& starts) {
+  BoxMeanPool call{features.maps, boxes.count, boxes.corners.data<float>(), boxes.image_index.data<int64_t>(), {}, false,
+                   cells.data<BoxCells>(), starts.data<int>()};
+  for (int l = 0; l < features.maps.levels; ++l) call.strides[l] = static_cast<float>(read<double>());
+  call.mirror = read_int();
+  return call;
+}
+
+void run_mean_pool(bool backward) {
+  const Features features(!backward);
+  const Pyramid& maps = features.maps;
+  const Boxes boxes;
+  Array cells(sizeof(BoxCells) * maps.levels * boxes.count), starts(4 * (maps.images + 1));
+  const BoxMeanPool call = mean_pool_call(features, boxes, cells, starts);
+  const int64_t bytes = 4ll * maps.levels * boxes.count * maps.channels;
+  if (backward) {
+    const Array gradient = Array::read(bytes);
+    finish(box_mean_pool_backward(call, features.element, gradient.data<float>(), nullptr), {});
+    return features.write();
+  }
+  Array means(bytes), crowded(4 * maps.levels * maps.images);
+  std::vector<Array> sums;
+  Pyramid tiles = maps;
+  for (int l = 0; l < maps.levels; ++l) {
+    const FeatureMap& map = maps.maps[l];
+    sums.emplace_back(4 * maps.images * maps.channels * tiles_of_image(map));
+    tiles.maps[l] = tile_map(map, sums.back().data<float>(), maps.channels);
+  }
+  finish(box_mean_pool(call, features.element, tiles, crowded.data<int>(), means.data<float>(), nullptr), {&means});
+}
+
+RoiAlign roi_align_call(const Features& features, const Boxes& boxes, Array& rois, Array& starts) {
+  RoiAlign call{};
+  call.maps = features.maps;
+  call.boxes = boxes.count;
+  call.corners = boxes.corners.data<float>();
+  call.image_index = boxes.image_index.data<int64_t>();
+  for (int& bins : call.bins) bins = read_int();
+  std::vector<double> strides;
+  for (int l = 0; l < features.maps.levels; ++l) strides.push_back(read<double>());
+  call.sampling_ratio = read_int();
+  call.aligned = read_int();
+  call.canonical_size = static_cast<float>(read_int());
+  call.canonical_level = static_cast<float>(read_int());
+  set_scales(call, strides.data());
+  call.rois = rois.data<Roi>();
+  call.starts = starts.data<int>();
+  return call;
+}
+
+void run_roi_align(bool backward) {
+  const Features features(!backward);
+  const Pyramid& maps = features.maps;
+  const Boxes boxes;
+  Array rois(sizeof(Roi) * boxes.count), starts(4 * (maps.levels * maps.images + 1));
+  const RoiAlign call = roi_align_call(features, boxes, rois, starts);
+  const int64_t bytes = int64_t(features.element_size) * boxes.count * maps.channels * call.bins[0] * call.bins[1];
+  if (backward) {
+    const Array gradient = Array::read(bytes);
+    finish(multiscale_roi_align_backward(call, features.element, gradient.data<void>(), nullptr), {});
+    return features.write();
+  }
+  Array pooled(bytes);
+  finish(multiscale_roi_align(call, features.element, pooled.data<void>(), nullptr), {&pooled});
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  check(count == 3, "usage: harness OPERATOR ORDER < arguments > results");
+  const std::string name = arguments[1], suffix = "_backward";
+  emulation::set_order(atoi(arguments[2]));
+  const bool backward = name.size() > suffix.size() && name.substr(name.size() - suffix.size()) == suffix;
+  if (name == "box_mean_pool" || name == "box_mean_pool_backward")
+    run_mean_pool(backward);
+  else if (name == "multiscale_roi_align" || name == "multiscale_roi_align_backward")
+    run_roi_align(backward);
+  else
+    check(false, "unknown operator");
+}

@@ -38,13 +38,13 @@ class TermConfig:
     defeat_negative_weight: float = 2.0
     """DeFeat: weight of the class logits of negative proposals (same source; two-stage only)."""
     fbkd_temperature: tuple[float, float] = (0.5, 0.1)
-    """FBKD: temperature of the attention masks (published code)."""
+    """FBKD: temperature of the attention masks (published code); two-stage, one-stage."""
     fbkd_masked_weight: tuple[float, float] = (7e-5, 4.2e-4)
-    """FBKD: weight of the masked feature imitation (published code; one-stage six times two-stage)."""
+    """FBKD: weight of the masked feature imitation (published code); two-stage, one-stage."""
     fbkd_attention_weight: tuple[float, float] = (4e-3, 2.4e-2)
-    """FBKD: weight of the attention imitation (same source)."""
+    """FBKD: weight of the attention imitation (same source); two-stage, one-stage."""
     fbkd_relation_weight: tuple[float, float] = (7e-5, 4.2e-4)
-    """FBKD: weight of the non-local relation (same source)."""
+    """FBKD: weight of the non-local relation (same source); two-stage, one-stage."""
     rkd_distance_weight: float = 25.0
     """RKD: weight of the distances (paper, RKD-DA in classification)."""
     rkd_angle_weight: float = 50.0
@@ -56,21 +56,21 @@ class TermConfig:
     cwd_temperature: float = 1.0
     """CWD: temperature of the softmax over a channel's cells (same source)."""
     pkd_weight: tuple[float, float] = (6.0, 10.0)
-    """PKD: weight (published configurations)."""
+    """PKD: weight (published configurations); two-stage, one-stage."""
     fgd_temperature: float = 0.5
     """FGD: temperature of the attention (paper, section 4)."""
     fgd_foreground_weight: tuple[float, float] = (5e-5, 1e-3)
-    """FGD: weight of the foreground features (paper's alpha, section 4)."""
+    """FGD: weight of the foreground features (paper's alpha, section 4); two-stage, one-stage."""
     fgd_background_weight: tuple[float, float] = (2.5e-5, 5e-4)
-    """FGD: weight of the background features (paper's beta)."""
+    """FGD: weight of the background features (paper's beta); two-stage, one-stage."""
     fgd_attention_weight: tuple[float, float] = (5e-5, 1e-3)
-    """FGD: weight of the attention (paper's gamma)."""
+    """FGD: weight of the attention (paper's gamma); two-stage, one-stage."""
     fgd_global_weight: tuple[float, float] = (5e-7, 5e-6)
-    """FGD: weight of the global relation (paper's lambda)."""
+    """FGD: weight of the global relation (paper's lambda); two-stage, one-stage."""
     mgd_weight: tuple[float, float] = (5e-7, 2e-5)
-    """MGD: weight of the generation (paper's alpha, section 4)."""
+    """MGD: weight of the generation (paper's alpha, section 4); two-stage, one-stage."""
     mgd_masked: tuple[float, float] = (0.45, 0.65)
-    """MGD: fraction of the student's cells that is masked (paper's lambda, section 4)."""
+    """MGD: fraction of the student's cells that is masked (paper's lambda, section 4); two-stage, one-stage."""
     crosskd_class_weight: float = 1.0
     """CrossKD: weight of the crossed class predictions (published configuration)."""
     crosskd_box_weight: float = 1.0

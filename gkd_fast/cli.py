@@ -13,9 +13,27 @@ from typing import Annotated, TypeVar
 import tyro
 
 from gkd_fast.config import PRESETS, Config, with_presets
-from gkd_fast.errors import InputError
+from gkd_fast.engine import interrupt
+from gkd_fast.errors import InputError, RunError
 
 T = TypeVar("T")
+
+# Options that may stand without a value, and what they then mean.
+_SHORT = {
+    "--resume": ["--resume", "on"],
+    "--compile": ["--compile", "on"],
+    "--no-compile": ["--compile", "off"],
+}
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The command line with a value behind ``--resume`` and ``--compile``."""
+    following = itertools.chain(arguments[1:], ["--"])
+    return [
+        part
+        for argument, then in zip(arguments, following, strict=False)
+        for part in (_SHORT.get(argument, [argument]) if then.startswith("-") else [argument])
+    ]
 
 
 def parse_config(arguments: Sequence[str], program: str, description: str, start: Config | None = None) -> Config:
@@ -71,15 +89,24 @@ def option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def run_command(main: Callable[[Sequence[str]], None]) -> None:
-    """Call a command line's main function; bad input ends in one line on stderr and exit code 2."""
+    """Call a command line's main function and leave with 0, or with one line on stderr and another exit code.
+
+    2: input that cannot be used; 3: a run that cannot go on (a full disk, a dead process); 128 + N: signal N.
+    """
     try:
-        main(sys.argv[1:])
+        with interrupt.raised():
+            main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        _leave(f"error: {' '.join(str(error).split())}", 2)
+    except RunError as error:
+        _leave(f"error: {' '.join(str(error).split())}", 3)
+    except interrupt.Interrupted as stop:
+        _leave(f"stopped by {stop}; --resume goes on from the last checkpoint", 128 + stop.number)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _leave(line: str, code: int) -> None:
+    print(line, file=sys.stderr)
+    sys.exit(code)

@@ -188,8 +188,9 @@ class RunConfig:
 
     output: Path | None = None
     """Folder of the run's results; none: the next free runs/DATA-N."""
-    resume: bool = False
-    """Go on with the run in --output, or with the newest one in runs/, with its settings."""
+    resume: Literal["off", "on", "auto"] = "off"
+    """Go on with the run in --output, or with the newest one in runs/, with its settings (--resume alone: on);
+    auto: the same, or a new run where there is none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: the GPU where one is there."""
     amp: bool = False
@@ -210,6 +211,8 @@ class RunConfig:
     """Steps between two lines of metrics.jsonl."""
     checkpoint_steps: int = 200
     """Steps between two checkpoints within an epoch; every epoch ends with one."""
+    keep_checkpoints: int = 3
+    """The last checkpoints of each network's training that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +390,7 @@ def validate(config: Config) -> None:
         "bad-steps": run.bad_steps,
         "log-steps": run.log_steps,
         "checkpoint-steps": run.checkpoint_steps,
+        "keep-checkpoints": run.keep_checkpoints,
     }
     for name, value in positive.items():
         if not value > 0:

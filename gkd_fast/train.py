@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gkd_fast import config as settings
-from gkd_fast.cli import parse_config, run_command
+from gkd_fast.cli import expanded, parse_config, run_command
 from gkd_fast.engine.folders import run_folder, stored_config
 from gkd_fast.engine.job import run
 from gkd_fast.engine.report import summary_table
@@ -17,6 +17,7 @@ equal steps; evaluate all three. Without options: the embedded scenes data, ever
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, run, print the table."""
+    arguments = expanded(arguments)
     start = stored_config(arguments)
     config = parse_config(arguments, "gkd_fast.train", _DESCRIPTION, start)
     settings.validate(config)

@@ -1,8 +1,7 @@
-"""Checkpoints: the finished detector, and the state of a training that goes on."""
+"""Checkpoints of finished detectors."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from gkd_fast.detectors import DetectorSpec, build_detector
+from gkd_fast.engine.files import replacing
 from gkd_fast.errors import InputError
 
 FORMAT = 1
@@ -62,16 +62,15 @@ def save_detector(
 ) -> None:
     """Write a finished detector."""
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    save_atomically(
-        {
-            "format": FORMAT,
-            "spec": spec.to_dict(),
-            "classes": list(classes),
-            "model": state,
-            "config": config,
-        },
-        path,
-    )
+    content = {
+        "format": FORMAT,
+        "spec": spec.to_dict(),
+        "classes": list(classes),
+        "model": state,
+        "config": config,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def load_detector(path: Path) -> DetectorCheckpoint:
@@ -91,22 +90,6 @@ def load_detector(path: Path) -> DetectorCheckpoint:
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: expected a detector checkpoint of gkd_fast; {error} does not fit") from error
-
-
-def save_atomically(content: dict[str, Any], path: Path) -> None:
-    """Write to a temporary name, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state.
-
-    Raises:
-        InputError: if the file is missing or damaged.
-    """
-    return _load(path)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def run_folder(config: Config) -> Path:
     Raises:
         InputError: if the given folder already holds a run and ``--resume`` is not set.
     """
-    if config.run.resume:
-        return config.run.output or _newest()
+    if config.run.resume != "off" and (found := _found(config.run.output)):
+        return found
     if config.run.output is None:
         number = 1
         while (RUNS / f"{config.data.data}-{number}").exists():
@@ -32,15 +32,24 @@ def run_folder(config: Config) -> Path:
 
 
 def stored_config(arguments: Sequence[str]) -> Config | None:
-    """The configuration of the run that ``--resume`` goes on with, else None.
+    """The configuration of the run that ``--resume`` goes on with; None for a new run.
+
+    Args:
+        arguments: a command line, ``--resume`` with its value.
 
     Raises:
-        InputError: if there is no such run.
+        InputError: if there is no such run, and ``--resume auto`` does not allow a new one.
     """
-    if "--resume" not in arguments:
+    choice = option(arguments, "resume") or "off"
+    if choice == "off":
         return None
     output = option(arguments, "output")
-    return read_config((Path(output) if output else _newest()) / "config.json")
+    folder = _found(Path(output) if output else None)
+    if folder is None and choice == "auto":
+        return None
+    if folder is None and output is None:
+        raise InputError(f"--resume: expected a run in {RUNS}/ or --output, found none")
+    return read_config((folder or Path(str(output))) / "config.json")
 
 
 def read_config(path: Path) -> Config:
@@ -57,8 +66,8 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{path}: expected the configuration of a run; {error}") from error
 
 
-def _newest() -> Path:
-    runs = sorted(RUNS.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    if not runs:
-        raise InputError(f"--resume: expected a run in {RUNS}/ or --output, found none")
-    return runs[-1].parent
+def _found(output: Path | None) -> Path | None:
+    """The run in a folder, or the newest one in runs/."""
+    configurations = [output / "config.json"] if output else list(RUNS.glob("*/config.json"))
+    present = [path for path in configurations if path.exists()]
+    return max(present, key=lambda path: path.stat().st_mtime).parent if present else None

@@ -15,8 +15,9 @@ from gkd_fast.config import Config, to_dict
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorSpec, adapt, build_detector, detector_from_weights, specs
-from gkd_fast.distill import Distiller
+from gkd_fast.distill import Distiller, PrototypeBank
 from gkd_fast.engine.checkpoint import load_detector, save_detector
+from gkd_fast.engine.files import loading, write_json
 from gkd_fast.engine.inference import detect
 from gkd_fast.engine.precision import resolve_device
 from gkd_fast.engine.robustness import weights_by_condition
@@ -70,6 +71,7 @@ def prepare_split(config: Config, role: str, *, classes: tuple[str, ...] = ()) -
     )
 
 
+@loading()
 def run(config: Config, folder: Path) -> Result:
     """Run the main job and return the content of its ``summary.json``.
 
@@ -78,7 +80,9 @@ def run(config: Config, folder: Path) -> Result:
         folder: the run's folder, made here; finished phases found in it are not run again.
 
     Raises:
-        InputError: before any training, for input that cannot be used.
+        InputError: before any training, for input that cannot be used; later for an image that cannot be read.
+        RunError: if the run cannot go on: a full disk, a dead loader process.
+        Interrupted: after SIGTERM or SIGINT.
     """
     device = resolve_device(config.run.device)
     data = prepare_data(config)
@@ -90,7 +94,7 @@ def run(config: Config, folder: Path) -> Result:
         build_detector(teacher_spec, len(data.classes), weights=config.model.teacher_weights)
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    write_json(folder / "config.json", to_dict(config))
     print(f"run folder: {folder}", flush=True)
     summary: Result = {"classes": list(data.classes), "device": str(device), "amp": config.run.amp}
 
@@ -112,7 +116,7 @@ def run(config: Config, folder: Path) -> Result:
     )
     if config.data.data == "scenes" and distiller.uses_prototypes:
         summary["robust_weights"] = weights_by_condition(adapt(student), distiller, data.val, config, device)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -155,8 +159,8 @@ def _train(
     result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
     if result_file.exists():
         model = load_detector(model_file).build().to(device)
-        if distiller:
-            distiller.load_state_dict(torch.load(phase.folder / "last.pt", weights_only=True)["distiller"])
+        if distiller and distiller.uses_prototypes:
+            distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(device)
         return model, json.loads(result_file.read_text())
     phase.folder.mkdir(exist_ok=True)
     model = build_detector(spec, len(data.classes), weights=weights).to(device)
@@ -165,7 +169,7 @@ def _train(
     result = evaluate_detector(config, data.val, model, device)
     result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
     save_detector(model_file, model, spec, data.classes, to_dict(config))
-    result_file.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(result_file, result)
     return model, result
 
 

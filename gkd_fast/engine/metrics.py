@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,19 +13,52 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from gkd_fast.engine.files import replacing, sync, writing
+
 _QUIET_SECONDS = 30.0  # a log file wants a line now and then, a terminal a living bar
 
 
 class MetricsWriter:
-    """Appends JSON lines to a file."""
+    """Appends JSON lines to a file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        write: off in all but one of the processes that train together.
+    """
+
+    def __init__(self, path: Path, *, write: bool = True) -> None:
         self.path = path
+        self._write = write
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append one record.
+
+        Raises:
+            RunError: if the disk does not take it.
+        """
+        if self._write:
+            with writing(self.path), self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def position(self) -> int:
+        """Length of the file in bytes, which the disk then holds."""
+        if not self._write or not self.path.exists():
+            return 0
+        sync(self.path)
+        return self.path.stat().st_size
+
+    def rewind(self, position: int) -> None:
+        """Drop what was written after a `position`."""
+        if self._write and self.path.exists():
+            os.truncate(self.path, min(position, self.path.stat().st_size))
+
+    def forget(self, phase: str) -> None:
+        """Drop the records of a phase that begins anew, and a line cut short."""
+        if self._write and self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["phase"] != phase]
+            with replacing(self.path) as temporary:
+                temporary.write_text("".join(kept))
 
 
 class StepMeter:
@@ -56,13 +90,26 @@ class StepMeter:
         """Leave the time since the last flush out of the rate."""
         self._start = time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was taken since the last flush."""
+        seconds = time.perf_counter() - self._start
+        sums = {name: value.cpu() for name, value in self._sums.items()}
+        return {"sums": sums, "steps": self._steps, "images": self._images, "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """The inverse of `state_dict`; the sums go to the device of the terms."""
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._steps, self._images = state["steps"], state["images"]
+        self._start = time.perf_counter() - state["seconds"]
+
 
 class Progress:
     """A progress bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, title: str, total: int, initial: int = 0) -> None:
+    def __init__(self, title: str, total: int, initial: int = 0, *, show: bool = True) -> None:
         self._live = sys.stderr.isatty()
         self._bar = tqdm(
+            disable=not show,
             total=total,
             initial=initial,
             desc=f"{title:<10}",

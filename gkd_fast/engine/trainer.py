@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from gkd_fast import parallel
 from gkd_fast.config import Config
+from gkd_fast.data.buckets import SizeBuckets
 from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorAdapter
 from gkd_fast.distill import Distiller, candidate_indices
-from gkd_fast.engine.checkpoint import load_state, save_atomically
+from gkd_fast.engine.files import replacing
+from gkd_fast.engine.interrupt import Interrupted, Pending, deferred
 from gkd_fast.engine.metrics import MetricsWriter, Progress, StepMeter
 from gkd_fast.engine.optim import build_schedule
+from gkd_fast.engine.states import States
 from gkd_fast.engine.step import Batch, TrainStep
+from gkd_fast.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -56,24 +62,27 @@ class Trainer:
         self.config = config
         self.device = device
         self.distiller = distiller
+        buckets = SizeBuckets(dataset.sizes(), config.data.size_buckets)
         self.loader = build_loader(
             dataset,
             batch_size=config.optim.batch_size,
             shuffle=True,
             seed=config.run.seed,
             workers=config.data.workers,
+            groups=[buckets.index(size) for size in dataset.sizes()],
+            prefetch=config.data.prefetch,
+            share=(parallel.rank(), parallel.world_size()),
         )
         self.steps_per_epoch = len(self.loader)
-        self.update = TrainStep(adapter, config, phase.lr, device, distiller)
+        self.update = TrainStep(adapter, config, phase.lr, device, distiller, buckets)
         self.schedule = build_schedule(self.update.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
-        self.candidate_images = (
-            candidate_indices(dataset.labels_per_image(), config.distill.candidate_images, config.run.seed)
-            if distiller
-            else []
+        self.states = States(
+            phase.folder / "checkpoints", config.run.keep_checkpoints, self.update.modules, self.update.optimizer
         )
         self.step = 0
+        self.saved = 0
         self.seconds = 0.0
-        self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl")
+        self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl", write=parallel.is_main())
         self.meter = StepMeter()
 
     def fit(self) -> float:
@@ -81,21 +90,25 @@ class Trainer:
 
         Returns:
             Images a second over the phase, without the time for prototypes.
+
+        Raises:
+            Interrupted: after a signal, once the state is saved.
         """
         self._resume()
         total = self.phase.epochs * self.steps_per_epoch
-        progress = Progress(self.phase.name, total, self.step)
+        progress = Progress(self.phase.name, total, self.step, show=parallel.is_main())
         self.adapter.model.train()
         while self.step < total:
-            self._epoch(self.step // self.steps_per_epoch, progress)
+            epoch = self.step // self.steps_per_epoch
+            if self.step % self.steps_per_epoch == 0:
+                self._refresh(epoch)
+            with deferred() as signal:
+                self._epoch(epoch, progress, signal)
         progress.close()
         return total * self.config.optim.batch_size / max(self.seconds, 1e-9)
 
-    def _epoch(self, epoch: int, progress: Progress) -> None:
+    def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
         done = self.step % self.steps_per_epoch
-        uses_prototypes = self.distiller is not None and self.distiller.uses_prototypes
-        if uses_prototypes and done == 0 and epoch % self.config.distill.refresh_epochs == 0:
-            self._refresh(epoch)
         self.dataset.set_epoch(epoch)
         self.loader.sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
         started = time.perf_counter()
@@ -105,38 +118,50 @@ class Trainer:
             progress.step()
             if self.step % self.config.run.log_steps == 0:
                 self._log(epoch, progress)
-            if self.step % self.config.run.checkpoint_steps == 0:
+            number = parallel.largest(signal.number)
+            if number or self.step % self.config.run.checkpoint_steps == 0:
                 self.seconds += time.perf_counter() - started
-                self.save()
+                self._save()
                 started = time.perf_counter()
+            if number:
+                raise Interrupted(number)
         self.seconds += time.perf_counter() - started
-        self.save()
+        self._save()
 
     def _step(self, batch: Batch, epoch: int) -> None:
         kappa = 1 - epoch / self.phase.epochs if self.config.distill.attenuation else 1.0
         terms = self.update(batch, kappa)
         self.schedule.step()
         self.step += 1
-        self.meter.add(terms, len(batch[0]))
+        self.meter.add(terms, len(batch[0]) * parallel.world_size())
+        if self.update.norms:
+            norms = {name: float(f"{float(value):.6g}") for name, value in self.update.norms.items()}
+            self._write("gradient_norms", epoch, norms)
 
     def _refresh(self, epoch: int) -> None:
+        """Generate the prototypes, where it is their turn."""
+        distiller, every = self.distiller, self.config.distill.refresh_epochs
+        if distiller is None or not distiller.uses_prototypes or epoch % every:
+            return
         started = time.perf_counter()
-        assert self.distiller is not None
+        images = candidate_indices(
+            self.dataset.labels_per_image(), self.config.distill.candidate_images, self.config.run.seed
+        )
         loader = build_loader(
             self.dataset.without_flip(),
             batch_size=self.config.optim.batch_size,
             shuffle=False,
             seed=self.config.run.seed,
             workers=self.config.data.workers,
-            indices=self.candidate_images,
+            indices=images,
         )
         with self.update.precision.autocast():
-            bank = self.distiller.refresh(self.adapter, loader)
-        bank.save(self.phase.folder / "prototypes.pt")
-        self.metrics.write(
-            {"phase": self.phase.name, "event": "prototypes", "epoch": epoch, "count": bank.student.shape[1]}
-            | {"images": len(self.candidate_images), "seconds": round(time.perf_counter() - started, 3)}
-        )
+            bank = distiller.refresh(self.adapter, loader)
+        if parallel.is_main():
+            with replacing(self.phase.folder / "prototypes.pt") as temporary:
+                bank.save(temporary)
+        seconds = round(time.perf_counter() - started, 3)
+        self._write("prototypes", epoch, {"count": bank.student.shape[1], "images": len(images), "seconds": seconds})
 
     def _log(self, epoch: int, progress: Progress) -> None:
         means = self.meter.flush()
@@ -145,25 +170,37 @@ class Trainer:
         lr = self.schedule.get_last_lr()[0]
         self.metrics.write({"phase": self.phase.name, "step": self.step, "epoch": epoch, "lr": lr, **rounded})
 
-    def save(self) -> None:
-        """Write the state from which `fit` goes on."""
-        save_atomically(
-            {
-                "step": self.step,
-                "seconds": self.seconds,
-                "schedule": self.schedule.state_dict(),
-                **self.update.state_dict(),
-                "random": torch.get_rng_state(),
-            },
-            self.phase.folder / "last.pt",
-        )
+    def _write(self, event: str, epoch: int, values: dict[str, Any]) -> None:
+        self.metrics.write({"phase": self.phase.name, "event": event, "epoch": epoch, **values})
+
+    def _save(self) -> None:
+        """Write the state from which `fit` goes on, unless this one is written."""
+        if self.saved == self.step:
+            return
+        progress = {
+            "steps_per_epoch": self.steps_per_epoch,
+            "seconds": self.seconds,
+            "schedule": self.schedule.state_dict(),
+            "update": self.update.state_dict(),
+            "meter": self.meter.state_dict(),
+            "metrics": self.metrics.position(),
+        }
+        self.states.save(self.step, progress)
+        self.saved = self.step
 
     def _resume(self) -> None:
-        path = self.phase.folder / "last.pt"
-        if not path.exists():
+        state = self.states.load()
+        if state is None:
+            self.metrics.forget(self.phase.name)
             return
-        state = load_state(path)
-        self.step, self.seconds = state["step"], state["seconds"]
+        if state["steps_per_epoch"] != self.steps_per_epoch:
+            raise InputError(
+                f"--resume: expected {state['steps_per_epoch']} steps an epoch as before, got {self.steps_per_epoch}; "
+                "leave --batch-size and the data as they were"
+            )
+        self.step = self.saved = state["step"]
+        self.seconds = state["seconds"]
         self.schedule.load_state_dict(state["schedule"])
-        self.update.load_state_dict(state)
-        torch.set_rng_state(state["random"])
+        self.update.load_state_dict(state["update"])
+        self.meter.load_state_dict(state["meter"], self.device)
+        self.metrics.rewind(state["metrics"])

@@ -3,11 +3,13 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
+VECTOR = tl.constexpr(8)  # channels come in multiples of it: 16 bytes of a half type, twice 16 of float32
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -22,16 +24,16 @@ def ready(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
-def common_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype of all tensors if they agree, else float32."""
+def ready_vectors(*tensors: Tensor) -> list[Tensor]:
+    """Vectors [...,C] in one dtype (float32 where theirs differ), filled up with zeros to whole VECTORs of channels."""
     dtypes = {tensor.dtype for tensor in tensors}
-    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    return [ready(F.pad(t.to(dtype), (0, -t.shape[-1] % VECTOR.value))) for t in tensors]
 
 
-def vector_elements(dtype: torch.dtype, *lengths: int) -> int:
-    """Elements of 16 bytes if all lengths are whole multiples of that, else 1."""
-    elements = 16 // dtype.itemsize
-    return elements if all(length % elements == 0 for length in lengths) else 1
+def like_input(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """The gradient of a ready vector as that of the tensor it was made from."""
+    return gradient[..., : tensor.shape[-1]].to(tensor.dtype).contiguous()
 
 
 def operand_type(dtype: torch.dtype) -> tl.dtype:

@@ -8,15 +8,16 @@ import triton.language as tl
 from torch import Tensor
 
 from gkd_fast.kernels._launch import (
+    VECTOR,
     ceil_div,
-    common_dtype,
     gradient_precision,
+    like_input,
     on_device_of,
     operand_type,
     precisions,
     product_precision,
     ready,
-    vector_elements,
+    ready_vectors,
 )
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
 from gkd_fast.kernels.unit_rows import inverse_lengths, normalise_backward
@@ -32,7 +33,6 @@ def projection_kernel(
     instances,
     prototypes,
     channel_vectors,
-    VECTOR: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -75,7 +75,6 @@ def projection_backward_kernel(
     terms,
     channel_vectors,
     TRANSPOSED: tl.constexpr,
-    VECTOR: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -107,9 +106,8 @@ def projection_backward_kernel(
     tl.store(result_ptr + (level * rows + r)[:, None] * channels + c[None, :], result, mask=inside)
 
 
-def _forward_configuration(dtype: torch.dtype, vector: int, precision: str) -> dict[str, Any]:
+def _forward_configuration(dtype: torch.dtype, precision: str) -> dict[str, Any]:
     return {
-        "VECTOR": vector,
         "OPERAND": operand_type(dtype),
         "PRECISION": precision,
         "BLOCK_B": 32,
@@ -120,10 +118,9 @@ def _forward_configuration(dtype: torch.dtype, vector: int, precision: str) -> d
     }
 
 
-def _backward_configuration(dtype: torch.dtype, vector: int, precision: str, transposed: bool) -> dict[str, Any]:
+def _backward_configuration(dtype: torch.dtype, precision: str, transposed: bool) -> dict[str, Any]:
     return {
         "TRANSPOSED": transposed,
-        "VECTOR": vector,
         "PRECISION": gradient_precision(dtype, precision),
         "BLOCK_R": 32,
         "BLOCK_K": 32,
@@ -139,13 +136,11 @@ def _precision(dtype: torch.dtype) -> str:
 
 def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine [L,B,P], float32; see `gkd_fast.ops.prototype_projection`."""
-    dtype = common_dtype(embeddings, prototypes)
-    x, y = (ready(t.to(dtype)) for t in (embeddings, prototypes))
+    x, y = ready_vectors(embeddings, prototypes)
     levels, instances, channels = x.shape
     count = y.shape[1]
     cosine = x.new_empty((levels, instances, count), dtype=torch.float32)
-    vector = vector_elements(dtype, channels)
-    configuration = _forward_configuration(dtype, vector, _precision(dtype))
+    configuration = _forward_configuration(x.dtype, _precision(x.dtype))
     if cosine.numel():
         with on_device_of(x):
             tiles = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(count, configuration["BLOCK_P"])
@@ -157,7 +152,7 @@ def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
                 cosine,
                 instances,
                 count,
-                channels // vector,
+                channels // VECTOR.value,
                 **configuration,
             )
     return cosine
@@ -167,8 +162,7 @@ def prototype_projection_backward(
     gradient: Tensor, embeddings: Tensor, prototypes: Tensor, need_embeddings: bool, need_prototypes: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the inputs' dtypes; [0] where not needed."""
-    dtype = common_dtype(embeddings, prototypes)
-    x, y = (ready(t.to(dtype)) for t in (embeddings, prototypes))
+    x, y = ready_vectors(embeddings, prototypes)
     gradient = ready(gradient)
     with on_device_of(x):
         inverse = inverse_lengths(x), inverse_lengths(y)
@@ -176,7 +170,7 @@ def prototype_projection_backward(
             _combine(gradient, y, inverse[1], x, inverse[0], transposed=False) if need_embeddings else x.new_empty(0),
             _combine(gradient, x, inverse[0], y, inverse[1], transposed=True) if need_prototypes else y.new_empty(0),
         )
-    return results[0].to(embeddings.dtype), results[1].to(prototypes.dtype)
+    return like_input(results[0], embeddings), like_input(results[1], prototypes)
 
 
 def _combine(
@@ -186,23 +180,17 @@ def _combine(
     levels, rows, channels = target.shape
     terms = vectors.shape[1]
     result = target.new_empty((1, levels, rows, channels), dtype=torch.float32)
-    vector = vector_elements(target.dtype, channels)
-    configuration = _backward_configuration(target.dtype, vector, _precision(target.dtype), transposed)
+    configuration = _backward_configuration(target.dtype, _precision(target.dtype), transposed)
     if result.numel():
         tiles = ceil_div(rows, configuration["BLOCK_R"]) * ceil_div(channels, configuration["BLOCK_C"])
-        sizes = rows, terms, channels // vector
+        sizes = rows, terms, channels // VECTOR.value
         projection_backward_kernel[(tiles, levels)](gradient, vectors, inverse, result, *sizes, **configuration)
-    return normalise_backward(result, target, target_inverse, torch.ones_like(target_inverse[:, 0]))
+    return normalise_backward(result, target, target_inverse, result.new_ones(levels))
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    forms = [
-        (dtype, vector, precision)
-        for dtype in TYPES
-        for vector in (16 // dtype.itemsize, 1)
-        for precision in precisions(dtype)
-    ]
+    forms = [(dtype, precision) for dtype in TYPES for precision in precisions(dtype)]
     counts = dict.fromkeys(("instances", "prototypes", "rows", "terms", "channel_vectors"), "i32")
     floats = ("embedding_inverse_ptr", "prototype_inverse_ptr", "inverse_ptr", "cosine_ptr", "gradient_ptr")
     fixed = counts | dict.fromkeys((*floats, "result_ptr"), "*fp32")

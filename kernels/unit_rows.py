@@ -1,13 +1,11 @@
 """Lengths of vectors, and the way of a gradient back through the division by them."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import ceil_div, vector_elements
+from gkd_fast.kernels._launch import VECTOR, ceil_div
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
 
 SHORTEST_SQUARE = tl.constexpr(1e-16)  # a vector shorter than 1e-8 has no direction
@@ -26,7 +24,6 @@ def inverse_lengths_kernel(
     inverse_ptr,
     rows,
     channel_vectors,
-    VECTOR: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -54,7 +51,6 @@ def normalise_backward_kernel(
     rows_per_level,
     channel_vectors,
     parts,
-    VECTOR: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -96,19 +92,16 @@ def normalise_backward_kernel(
         tl.store(gradient_ptr + start + channel[None, :], result.to(gradient_ptr.dtype.element_ty), mask=written)
 
 
-def _configuration(vector: int) -> dict[str, Any]:
-    return {"VECTOR": vector, "BLOCK_ROWS": 4, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
+CONFIGURATION = {"BLOCK_ROWS": 4, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
 
 
 def inverse_lengths(vectors: Tensor) -> Tensor:
     """1 / length of the vectors [L,R,C], float32 [L,R]; 0 for a vector without direction."""
     levels, rows, channels = vectors.shape
     inverse = vectors.new_empty((levels, rows), dtype=torch.float32)
-    vector = vector_elements(vectors.dtype, channels)
-    configuration = _configuration(vector)
     if inverse.numel():
-        grid = (ceil_div(inverse.numel(), configuration["BLOCK_ROWS"]),)
-        inverse_lengths_kernel[grid](vectors, inverse, inverse.numel(), channels // vector, **configuration)
+        grid = (ceil_div(inverse.numel(), CONFIGURATION["BLOCK_ROWS"]),)
+        inverse_lengths_kernel[grid](vectors, inverse, inverse.numel(), channels // VECTOR.value, **CONFIGURATION)
     return inverse
 
 
@@ -119,26 +112,20 @@ def normalise_backward(parts: Tensor, vectors: Tensor, active: Tensor, scale: Te
     """
     gradient = torch.empty_like(vectors)
     levels, rows, channels = vectors.shape
-    vector = vector_elements(vectors.dtype, channels)
-    configuration = _configuration(vector)
     if gradient.numel():
-        grid = (ceil_div(levels * rows, configuration["BLOCK_ROWS"]),)
-        sizes = levels * rows, rows, channels // vector, parts.shape[0]
-        normalise_backward_kernel[grid](parts, vectors, active, scale, gradient, *sizes, **configuration)
+        grid = (ceil_div(levels * rows, CONFIGURATION["BLOCK_ROWS"]),)
+        sizes = levels * rows, rows, channels // VECTOR.value, parts.shape[0]
+        normalise_backward_kernel[grid](parts, vectors, active, scale, gradient, *sizes, **CONFIGURATION)
     return gradient
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    forms = [(TYPES[dtype], _configuration(vector)) for dtype in TYPES for vector in (16 // dtype.itemsize, 1)]
     counts = dict.fromkeys(("rows", "rows_per_level", "channel_vectors", "parts"), "i32")
     floats = dict.fromkeys(("parts_ptr", "active_ptr", "scale_ptr", "inverse_ptr"), "*fp32")
-    vectors = [
-        (counts | floats | {"vectors_ptr": f"*{kind}", "gradient_ptr": f"*{kind}"}, configuration)
-        for kind, configuration in forms
-    ]
+    types = [counts | floats | dict.fromkeys(("vectors_ptr", "gradient_ptr"), f"*{kind}") for kind in TYPES.values()]
     return {
-        fn.__name__: KernelSpec(fn, [launch(fn, types, configuration) for types, configuration in vectors])
+        fn.__name__: KernelSpec(fn, [launch(fn, kinds, CONFIGURATION) for kinds in types])
         for fn in (inverse_lengths_kernel, normalise_backward_kernel)
     }
 

@@ -1,0 +1,502 @@
+"""Global loss and robust weights: tiles of both networks' cosines that live in registers only.
+
+First the weight of every instance from the prototypes of its own class; with it the tiles of all prototypes
+know their terms. The gradient computes the tiles again.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gkd_fast.kernels._launch import (
+    VECTOR,
+    ceil_div,
+    gradient_precision,
+    like_input,
+    on_device_of,
+    operand_type,
+    precisions,
+    product_precision,
+    ready,
+    ready_vectors,
+)
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels.unit_rows import inverse_lengths, inverse_of, normalise_backward
+
+ROWS_PER_BLOCK = 32
+PROGRAMS_WANTED = 512  # a few for every multiprocessor of a large device
+MOST_PARTS = 8  # of the gradient, each a buffer of its size in float32
+
+
+@triton.jit
+def class_range(labels_ptr, offsets_ptr, instance, inside, classes, prototypes):
+    """Prototypes [first, past) of an instance's class, and its label; empty for a label outside [0,K)."""
+    label = tl.load(labels_ptr + instance, mask=inside, other=-1)
+    known = (label >= 0) & (label < classes)
+    first = tl.load(offsets_ptr + label, mask=known, other=0)
+    past = tl.load(offsets_ptr + label + 1, mask=known, other=0)
+    return tl.maximum(first, 0).to(tl.int32), tl.minimum(past, prototypes).to(tl.int32), label
+
+
+@triton.jit
+def best_cosine(
+    vector_ptr, prototypes_ptr, inverse_ptr, first, past, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Largest cosine of one vector with prototypes [first, past), and 1 / its length; NaN if it is not finite."""
+    squares = tl.zeros((BLOCK_C,), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
+        squares += x * x
+    square = tl.sum(squares, 0)
+    inverse = tl.where(square < float("inf"), inverse_of(square), float("nan"))
+    best = -2.0  # below every cosine
+    for start_m in range(first, past, BLOCK_M):
+        m = start_m + tl.arange(0, BLOCK_M)
+        products = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for start in range(0, channels, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
+            x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
+            inside = (m < past)[:, None] & (c < channels)[None, :]
+            place = m.to(tl.int64)[:, None] * channels + c[None, :]
+            p = tl.load(prototypes_ptr + place, mask=inside, other=0.0).to(tl.float32)
+            products += x[None, :] * p
+        cosine = tl.sum(products, 1) * tl.load(inverse_ptr + m, mask=m < past, other=0.0) * inverse
+        best = tl.maximum(best, tl.max(tl.where(m < past, cosine, -2.0), 0))
+    return tl.where(inverse == inverse, best, inverse), inverse
+
+
+@triton.jit(do_not_specialize=["instances", "prototypes", "classes", "student_vectors", "teacher_vectors"])
+def robust_weight_kernel(
+    student_ptr,
+    teacher_ptr,
+    student_prototypes_ptr,
+    teacher_prototypes_ptr,
+    student_inverse_ptr,
+    teacher_inverse_ptr,
+    labels_ptr,
+    offsets_ptr,
+    omega_ptr,
+    student_scale_ptr,
+    teacher_scale_ptr,
+    instances,
+    prototypes,
+    classes,
+    student_vectors,
+    teacher_vectors,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """omega [L,B], and omega / length of both embeddings, 0 for an instance that takes no part."""
+    instance, level = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    student_channels, teacher_channels = student_vectors * VECTOR, teacher_vectors * VECTOR
+    row, column = level * instances + instance, level * prototypes
+    first, past, label = class_range(labels_ptr, offsets_ptr, instance, True, classes, prototypes)
+    if first < past:
+        student_best, student_inverse = best_cosine(
+            student_ptr + row * student_channels,
+            student_prototypes_ptr + column * student_channels,
+            student_inverse_ptr + column,
+            first,
+            past,
+            student_channels,
+            BLOCK_M,
+            BLOCK_C,
+        )
+        teacher_best, teacher_inverse = best_cosine(
+            teacher_ptr + row * teacher_channels,
+            teacher_prototypes_ptr + column * teacher_channels,
+            teacher_inverse_ptr + column,
+            first,
+            past,
+            teacher_channels,
+            BLOCK_M,
+            BLOCK_C,
+        )
+        omega = 1.0 - tl.abs(student_best - teacher_best)
+        tl.store(omega_ptr + row, omega)
+        tl.store(student_scale_ptr + row, omega * student_inverse)
+        tl.store(teacher_scale_ptr + row, omega * teacher_inverse)
+    else:
+        tl.store(omega_ptr + row, tl.where(label < 0, 0.0, 1.0))
+        tl.store(student_scale_ptr + row, 0.0)
+        tl.store(teacher_scale_ptr + row, 0.0)
+
+
+@triton.jit
+def products(
+    rows_ptr,
+    columns_ptr,
+    row,
+    row_inside,
+    column,
+    column_inside,
+    channels,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """[BLOCK_B,BLOCK_P] inner products of the vectors `row` and `column` of two matrices."""
+    result = tl.zeros((BLOCK_B, BLOCK_P), tl.float32)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        inside = (c < channels)[None, :]
+        x = tl.load(rows_ptr + row[:, None] * channels + c[None, :], mask=row_inside[:, None] & inside, other=0.0)
+        y = tl.load(
+            columns_ptr + column[:, None] * channels + c[None, :], mask=column_inside[:, None] & inside, other=0.0
+        )
+        result = tl.dot(x.to(OPERAND), tl.trans(y.to(OPERAND)), result, input_precision=PRECISION)
+    return result
+
+
+@triton.jit
+def weighted_difference(
+    own_ptr,
+    other_ptr,
+    own_prototypes_ptr,
+    other_prototypes_ptr,
+    own_scale_ptr,
+    other_scale_ptr,
+    own_inverse,
+    other_inverse,
+    row,
+    row_inside,
+    column,
+    column_inside,
+    own_channels,
+    other_channels,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """[BLOCK_B,BLOCK_P] omega (cos_own - cos_other); rows that take no part are not looked at, and give 0."""
+    own_scale = tl.load(own_scale_ptr + row, mask=row_inside, other=0.0)
+    other_scale = tl.load(other_scale_ptr + row, mask=row_inside, other=0.0)
+    own = products(
+        own_ptr,
+        own_prototypes_ptr,
+        row,
+        own_scale != 0.0,
+        column,
+        column_inside,
+        own_channels,
+        OPERAND,
+        PRECISION,
+        BLOCK_B,
+        BLOCK_P,
+        BLOCK_C,
+    )
+    other = products(
+        other_ptr,
+        other_prototypes_ptr,
+        row,
+        other_scale != 0.0,
+        column,
+        column_inside,
+        other_channels,
+        OPERAND,
+        PRECISION,
+        BLOCK_B,
+        BLOCK_P,
+        BLOCK_C,
+    )
+    own = own * own_scale[:, None] * own_inverse[None, :]
+    return own - other * other_scale[:, None] * other_inverse[None, :]
+
+
+@triton.jit(do_not_specialize=["instances", "prototypes", "student_vectors", "teacher_vectors"])
+def discrepancy_kernel(
+    student_ptr,
+    teacher_ptr,
+    student_prototypes_ptr,
+    teacher_prototypes_ptr,
+    student_scale_ptr,
+    teacher_scale_ptr,
+    student_inverse_ptr,
+    teacher_inverse_ptr,
+    sums_ptr,
+    instances,
+    prototypes,
+    student_vectors,
+    teacher_vectors,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """sums [L,tiles] of the terms smooth_l1(omega cos_student, omega cos_teacher)."""
+    level = tl.program_id(1).to(tl.int64)
+    columns = (prototypes + BLOCK_P - 1) // BLOCK_P
+    b = tl.program_id(0) // columns * BLOCK_B + tl.arange(0, BLOCK_B)
+    p = tl.program_id(0) % columns * BLOCK_P + tl.arange(0, BLOCK_P)
+    column = level * prototypes + p
+    difference = weighted_difference(
+        student_ptr,
+        teacher_ptr,
+        student_prototypes_ptr,
+        teacher_prototypes_ptr,
+        student_scale_ptr,
+        teacher_scale_ptr,
+        tl.load(student_inverse_ptr + column, mask=p < prototypes, other=0.0),
+        tl.load(teacher_inverse_ptr + column, mask=p < prototypes, other=0.0),
+        level * instances + b,
+        b < instances,
+        column,
+        p < prototypes,
+        student_vectors * VECTOR,
+        teacher_vectors * VECTOR,
+        OPERAND,
+        PRECISION,
+        BLOCK_B,
+        BLOCK_P,
+        BLOCK_C,
+    )
+    slope = tl.minimum(tl.maximum(difference, -1.0), 1.0)
+    terms = slope * (difference - 0.5 * slope)
+    tl.store(sums_ptr + level * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(terms, 1), 0))
+
+
+@triton.jit(do_not_specialize=["tiles", "instances", "prototypes", "classes"])
+def discrepancy_mean_kernel(
+    sums_ptr,
+    labels_ptr,
+    offsets_ptr,
+    loss_ptr,
+    inverse_pairs_ptr,
+    tiles,
+    instances,
+    prototypes,
+    classes,
+    BLOCK: tl.constexpr,
+):
+    """loss [L] = sum over tiles / pairs, and 1 / pairs [L]: instances that take part times all prototypes."""
+    level = tl.program_id(0).to(tl.int64)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, tiles, BLOCK):
+        tile = first + tl.arange(0, BLOCK)
+        total += tl.load(sums_ptr + level * tiles + tile, mask=tile < tiles, other=0.0)
+    count = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, instances, BLOCK):
+        instance = first + tl.arange(0, BLOCK)
+        start, past, _ = class_range(labels_ptr, offsets_ptr, instance, instance < instances, classes, prototypes)
+        count += tl.where(start < past, 1.0, 0.0)
+    pairs = tl.maximum(tl.sum(count, 0) * prototypes, 1.0)
+    tl.store(loss_ptr + level, tl.sum(total, 0) / pairs)
+    tl.store(inverse_pairs_ptr + level, 1.0 / pairs)
+
+
+@triton.jit(do_not_specialize=["instances", "prototypes", "own_vectors", "other_vectors"])
+def discrepancy_backward_kernel(
+    own_ptr,
+    other_ptr,
+    own_prototypes_ptr,
+    other_prototypes_ptr,
+    own_scale_ptr,
+    other_scale_ptr,
+    own_inverse_ptr,
+    other_inverse_ptr,
+    omega_ptr,
+    parts_ptr,
+    instances,
+    prototypes,
+    own_vectors,
+    other_vectors,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    GRADIENT_PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """parts [S,L,B,C] of the gradient of the sum of terms with respect to one network's unit embeddings."""
+    own_channels, other_channels = own_vectors * VECTOR, other_vectors * VECTOR
+    part, level = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    slices = (own_channels + BLOCK_D - 1) // BLOCK_D
+    b = tl.program_id(0) // slices * BLOCK_B + tl.arange(0, BLOCK_B)
+    d = tl.program_id(0) % slices * BLOCK_D + tl.arange(0, BLOCK_D)
+    row = level * instances + b
+    omega = tl.load(omega_ptr + row, mask=b < instances, other=0.0)
+
+    gradient = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
+    for first in range(part * BLOCK_P, prototypes, tl.num_programs(1) * BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)
+        column = level * prototypes + p
+        own_inverse = tl.load(own_inverse_ptr + column, mask=p < prototypes, other=0.0)
+        difference = weighted_difference(
+            own_ptr,
+            other_ptr,
+            own_prototypes_ptr,
+            other_prototypes_ptr,
+            own_scale_ptr,
+            other_scale_ptr,
+            own_inverse,
+            tl.load(other_inverse_ptr + column, mask=p < prototypes, other=0.0),
+            row,
+            b < instances,
+            column,
+            p < prototypes,
+            own_channels,
+            other_channels,
+            OPERAND,
+            PRECISION,
+            BLOCK_B,
+            BLOCK_P,
+            BLOCK_C,
+        )
+        slope = tl.minimum(tl.maximum(difference, -1.0), 1.0)
+        coefficient = omega[:, None] * slope * own_inverse[None, :]
+        vectors = tl.load(
+            own_prototypes_ptr + column[:, None] * own_channels + d[None, :],
+            mask=(p < prototypes)[:, None] & (d < own_channels)[None, :],
+            other=0.0,
+        )
+        gradient = tl.dot(coefficient, vectors.to(tl.float32), gradient, input_precision=GRADIENT_PRECISION)
+    place = (part * tl.num_programs(2).to(tl.int64) * instances + row)[:, None] * own_channels + d[None, :]
+    tl.store(parts_ptr + place, gradient, mask=(b < instances)[:, None] & (d < own_channels)[None, :])
+
+
+WEIGHT = {"BLOCK_M": 16, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
+MEAN = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
+
+
+def _forward_configuration(dtype: torch.dtype, precision: str) -> dict[str, Any]:
+    return {
+        "OPERAND": operand_type(dtype),
+        "PRECISION": precision,
+        "BLOCK_B": ROWS_PER_BLOCK,
+        "BLOCK_P": 64,
+        "BLOCK_C": 32 if dtype == torch.float32 else 64,
+        "num_warps": 4,
+        "num_stages": 3,
+    }
+
+
+def _backward_configuration(dtype: torch.dtype, precision: str, slice_size: int) -> dict[str, Any]:
+    return _forward_configuration(dtype, precision) | {
+        "GRADIENT_PRECISION": gradient_precision(dtype, precision),
+        "BLOCK_P": 32,
+        "BLOCK_D": slice_size,
+        "num_warps": 4 if slice_size == 64 else 8,
+        "num_stages": 2,
+    }
+
+
+def _slice_size(channels: int) -> int:
+    """Channels whose gradient one program keeps in registers."""
+    return 64 if channels <= 64 else 256
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return product_precision() if dtype == torch.float32 else "ieee"
+
+
+def pairwise_discrepancy(
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    labels: Tensor,
+    class_offsets: Tensor,
+    need_student: bool,
+    need_teacher: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Loss [L], omega [L,B], and what the gradient starts from; see `gkd_fast.ops.pairwise_discrepancy`."""
+    s, t, p, q = ready_vectors(student, teacher, student_prototypes, teacher_prototypes)
+    labels, class_offsets = ready(labels), ready(class_offsets)
+    levels, instances, prototypes = *s.shape[:2], p.shape[1]
+    classes = class_offsets.shape[0] - 1
+    widths = s.shape[2] // VECTOR.value, t.shape[2] // VECTOR.value
+    loss, inverse_pairs = (s.new_empty(levels, dtype=torch.float32) for _ in range(2))
+    omega, student_scale, teacher_scale = (s.new_empty((levels, instances), dtype=torch.float32) for _ in range(3))
+    with on_device_of(s):
+        inverse = inverse_lengths(p), inverse_lengths(q)
+        if omega.numel():
+            weights = omega, student_scale, teacher_scale
+            sizes = instances, prototypes, classes, *widths
+            robust_weight_kernel[(instances, levels)](
+                s, t, p, q, *inverse, labels, class_offsets, *weights, *sizes, **WEIGHT
+            )
+        configuration = _forward_configuration(s.dtype, _precision(s.dtype))
+        tiles = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(prototypes, configuration["BLOCK_P"])
+        sums = s.new_empty((levels, tiles), dtype=torch.float32)
+        if sums.numel():
+            scales = student_scale, teacher_scale
+            discrepancy_kernel[(tiles, levels)](
+                s, t, p, q, *scales, *inverse, sums, instances, prototypes, *widths, **configuration
+            )
+        if levels:
+            sizes = tiles, instances, prototypes, classes
+            discrepancy_mean_kernel[(levels,)](sums, labels, class_offsets, loss, inverse_pairs, *sizes, **MEAN)
+    return loss, omega, [student_scale, teacher_scale, *inverse, omega.clone(), inverse_pairs]
+
+
+def pairwise_discrepancy_backward(
+    loss_gradient: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    state: list[Tensor],
+    need_student: bool,
+    need_teacher: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients in the embeddings' dtypes; [0] where not needed."""
+    s, t, p, q = ready_vectors(student, teacher, student_prototypes, teacher_prototypes)
+    student_scale, teacher_scale, student_inverse, teacher_inverse, omega, inverse_pairs = state
+    scale = loss_gradient * inverse_pairs
+    own = (s, p, student_scale, student_inverse), (t, q, teacher_scale, teacher_inverse)
+    with on_device_of(s):
+        student_gradient = _gradient(*own, omega, scale) if need_student else s.new_empty(0)
+        teacher_gradient = _gradient(*own[::-1], omega, scale) if need_teacher else t.new_empty(0)
+    return like_input(student_gradient, student), like_input(teacher_gradient, teacher)
+
+
+def _gradient(own: tuple[Tensor, ...], other: tuple[Tensor, ...], omega: Tensor, scale: Tensor) -> Tensor:
+    """Of one network's embeddings; `own` and `other`: embeddings, prototypes, scale and inverse lengths."""
+    embeddings, prototypes = own[0], own[1].shape[1]
+    levels, instances, channels = embeddings.shape
+    configuration = _backward_configuration(embeddings.dtype, _precision(embeddings.dtype), _slice_size(channels))
+    programs = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(channels, configuration["BLOCK_D"])
+    wanted = min(MOST_PARTS, ceil_div(prototypes, configuration["BLOCK_P"]))
+    count = max(1, min(wanted, PROGRAMS_WANTED // max(1, programs * levels)))
+    parts = embeddings.new_empty((count, levels, instances, channels), dtype=torch.float32)
+    if parts.numel():
+        pairs = (tensor for pair in zip(own, other, strict=True) for tensor in pair)
+        sizes = instances, prototypes, channels // VECTOR.value, other[0].shape[2] // VECTOR.value
+        discrepancy_backward_kernel[(programs, count, levels)](*pairs, omega, parts, *sizes, **configuration)
+    return normalise_backward(parts, embeddings, own[2], scale)
+
+
+def configurations() -> dict[str, KernelSpec]:
+    """Every form in which each kernel can be launched."""
+    forms = [(dtype, precision) for dtype in TYPES for precision in precisions(dtype)]
+
+    def types(fn: triton.JITFunction, dtype: torch.dtype) -> dict[str, str]:
+        """Embeddings and prototypes have the dtype, labels and offsets are int64, the rest is float32 or a size."""
+        vectors = [f"{a}{b}_ptr" for a in ("student", "teacher", "own", "other") for b in ("", "_prototypes")]
+        named = dict.fromkeys(vectors, f"*{TYPES[dtype]}") | dict.fromkeys(("labels_ptr", "offsets_ptr"), "*i64")
+        return {name: named.get(name, "*fp32" if name.endswith("_ptr") else "i32") for name in fn.arg_names}
+
+    def spec(fn: triton.JITFunction, configured: list[tuple[torch.dtype, dict[str, Any]]]) -> KernelSpec:
+        return KernelSpec(fn, [launch(fn, types(fn, dtype), configuration) for dtype, configuration in configured])
+
+    weights = [(dtype, WEIGHT) for dtype in TYPES]
+    backward = [(form[0], _backward_configuration(*form, size)) for form in forms for size in (64, 256)]
+    return {
+        "robust_weight_kernel": spec(robust_weight_kernel, weights),
+        "discrepancy_kernel": spec(discrepancy_kernel, [(form[0], _forward_configuration(*form)) for form in forms]),
+        "discrepancy_mean_kernel": spec(discrepancy_mean_kernel, [(torch.float32, MEAN)]),
+        "discrepancy_backward_kernel": spec(discrepancy_backward_kernel, backward),
+    }
+
+
+KERNELS = configurations()

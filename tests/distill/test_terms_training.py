@@ -109,7 +109,7 @@ class Witness(nn.Module):
     """Stands in for a method and remembers what it was given."""
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        self.dtypes = {feature.dtype for feature in (*step.student, *step.teacher)}
+        self.step = step
         self.autocast = torch.is_autocast_enabled("cpu")
         return {"seen": step.student[0].sum()}
 
@@ -123,7 +123,8 @@ def test_methods_run_in_float32_under_mixed_precision() -> None:
         own = student.train_pass(images, targets)
         terms, _ = distiller.terms(student, own, images, kappa=1.0)
     assert own.features[0].dtype == torch.bfloat16
-    assert (witness.dtypes, witness.autocast) == ({torch.float32}, False)
+    assert {feature.dtype for feature in (*witness.step.student, *witness.step.teacher)} == {torch.float32}
+    assert not witness.autocast
     assert set(terms) == {"cwd_seen"}
 
 
@@ -248,3 +249,20 @@ def test_settings_survive_the_configuration_file() -> None:
     config = replace(Config(), "distill", terms="gkd+mgd", mgd_masked=(0.1, 0.2))
     assert from_dict(to_dict(config)) == config
     assert dataclasses.replace(config.distill, terms="gkd").mgd_masked == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(("name", "detector"), FITTING)
+def test_methods_are_one_graph(name: str, detector: str) -> None:
+    student, teacher = tiny_detectors(detector)
+    distiller = make_distiller(name, teacher, 8)
+    images, targets = tiny_batch(student)
+    own = student.train_pass(images, targets)
+    method = distiller.modules[name]
+    distiller.modules[name] = witness = Witness()
+    distiller.terms(student, own, images, kappa=1.0)
+    torch.compiler.reset()
+    results = []
+    for module in (method, torch.compile(method, fullgraph=True, backend="eager")):
+        torch.manual_seed(0)
+        results.append(module(witness.step))
+    torch.testing.assert_close(results[1], results[0])

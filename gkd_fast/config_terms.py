@@ -26,7 +26,7 @@ class TermConfig:
     """Weigh every ground-truth box in the masks of fgfi, defeat and fgd by its robust weight (paper, robust
     distilling); needs prototypes also where gkd is not among the terms. Off: the masks as published."""
     fgfi_weight: float = 0.01
-    """FGFI: weight of the imitation (paper, section 4, and published code)."""
+    """FGFI: weight of the imitation (published code)."""
     fgfi_threshold: float = 0.5
     """FGFI: fraction of a box's largest IoU above which an anchor is near it (paper's psi)."""
     defeat_foreground_weight: float = 3.0
@@ -46,7 +46,7 @@ class TermConfig:
     fbkd_relation_weight: tuple[float, float] = (7e-5, 4.2e-4)
     """FBKD: weight of the non-local relation (same source); two-stage, one-stage."""
     rkd_distance_weight: float = 25.0
-    """RKD: weight of the distances (paper, RKD-DA in classification)."""
+    """RKD: weight of the distances (RKD-DA, as in OpenMMLab's implementation)."""
     rkd_angle_weight: float = 50.0
     """RKD: weight of the angles (same source)."""
     rkd_instances: int = 64
@@ -58,19 +58,19 @@ class TermConfig:
     pkd_weight: tuple[float, float] = (6.0, 10.0)
     """PKD: weight (published configurations); two-stage, one-stage."""
     fgd_temperature: float = 0.5
-    """FGD: temperature of the attention (paper, section 4)."""
+    """FGD: temperature of the attention (published configurations)."""
     fgd_foreground_weight: tuple[float, float] = (5e-5, 1e-3)
-    """FGD: weight of the foreground features (paper's alpha, section 4); two-stage, one-stage."""
+    """FGD: weight of the foreground features (paper's alpha; published code); two-stage, one-stage."""
     fgd_background_weight: tuple[float, float] = (2.5e-5, 5e-4)
-    """FGD: weight of the background features (paper's beta); two-stage, one-stage."""
+    """FGD: weight of the background features (paper's beta; same source); two-stage, one-stage."""
     fgd_attention_weight: tuple[float, float] = (5e-5, 1e-3)
-    """FGD: weight of the attention (paper's gamma); two-stage, one-stage."""
+    """FGD: weight of the attention (paper's gamma; same source); two-stage, one-stage."""
     fgd_global_weight: tuple[float, float] = (5e-7, 5e-6)
-    """FGD: weight of the global relation (paper's lambda); two-stage, one-stage."""
+    """FGD: weight of the global relation (paper's lambda; same source); two-stage, one-stage."""
     mgd_weight: tuple[float, float] = (5e-7, 2e-5)
-    """MGD: weight of the generation (paper's alpha, section 4); two-stage, one-stage."""
+    """MGD: weight of the generation (paper's alpha; published configurations); two-stage, one-stage."""
     mgd_masked: tuple[float, float] = (0.45, 0.65)
-    """MGD: fraction of the student's cells that is masked (paper's lambda, section 4); two-stage, one-stage."""
+    """MGD: fraction of the student's cells that is masked (paper's lambda; same source); two-stage, one-stage."""
     crosskd_class_weight: float = 1.0
     """CrossKD: weight of the crossed class predictions (published configuration)."""
     crosskd_box_weight: float = 1.0

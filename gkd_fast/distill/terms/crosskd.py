@@ -21,7 +21,7 @@ class CrossKD(nn.Module):
     With p crossed and t the teacher's predictions, over all anchors that the matcher decided on:
 
     class  sum |sigma(p) - sigma(t)| BCE(p, sigma(t)) / N_pos
-    box    sum max_c sigma(t_c) (1 - GIoU(decode(p), decode(t))) / N_pos             (paper, eq. 3 to 5)
+    box    sum max_c sigma(t_c) (1 - GIoU(decode(p), decode(t))) / N_pos
 
     Before the crossing the student's channels get the mean and deviation of the teacher's. A 1x1 convolution precedes
     where the channels differ. N_pos counts the batch's positive anchors.

@@ -12,7 +12,7 @@ from gkd_fast.distill.terms.base import Setup, Step, aligned
 class CWD(nn.Module):
     """Each channel of a map as a distribution over its cells.
 
-    phi(F)_ci = softmax_i(F_ci / tau);   L = weight tau^2 / (N C) sum_l sum_nc KL(phi(T) || phi(S))  (paper, eq. 3, 4)
+    phi(F)_ci = softmax_i(F_ci / tau);   L = weight tau^2 / (N C) sum_l sum_nc KL(phi(T) || phi(S))
 
     A 1x1 convolution precedes where the channels differ.
     """

@@ -17,7 +17,7 @@ class DeFeat(nn.Module):
     foreground  alpha_obj / (2 C N_obj) sum I (g(S) - T)^2           background  alpha_bg / (2 C N_bg) sum (1-I) (...)^2
     positive    beta_obj / K_obj sum KL(T || S) over positive proposals of the student; negative likewise with beta_bg
 
-    (paper, eq. 3 and 4). Features: mean over the levels; a box belongs to the level of its size, I is its weight, and
+    Features: mean over the levels; a box belongs to the level of its size, I is its weight, and
     N_obj and N_bg sum I and 1 - [I > 0]. The published code divides by C as well, which its weights take for granted.
     g: 3x3 convolutions. The logits of a one-stage detector are not distilled, its proposals being all anchors.
     """

@@ -17,7 +17,7 @@ class FGD(nn.Module):
 
     foreground  alpha / N sum M A^S(T) A^C(T) (T - S)^2         background  beta / N sum B A^S(T) A^C(T) (T - S)^2
     attention   gamma / N (sum |A^S(T) - A^S(S)| + sum |A^C(T) - A^C(S)|)
-    global      lambda / N sum (R(T) - R(S))^2                                     (paper, eq. 1 to 11)
+    global      lambda / N sum (R(T) - R(S))^2
 
     summed over levels. A box covers rows floor(y1/s) to ceil(y2/s), both inclusive, on every level, and columns
     likewise; H_r, W_r count them. w_r is 1 or the robust weight. R has weights of its own in each network, both

@@ -16,7 +16,7 @@ _BASE_SIZE = 56.0  # pixels; boxes of twice this side leave the first level, as 
 class FGFI(nn.Module):
     """Imitation at cells with an anchor whose IoU with a box exceeds psi times the largest IoU of that box.
 
-    L = lambda / (2 N_p) sum_l sum_ij sum_c I_ij (g_l(S)_ijc - T_ijc)^2,   N_p = sum_l sum_ij I_ij  (paper, section 3)
+    L = lambda / (2 N_p) sum_l sum_ij sum_c I_ij (g_l(S)_ijc - T_ijc)^2,   N_p = sum_l sum_ij I_ij
 
     The paper has one map; on a pyramid a box marks cells of the level of its size alone, as DeFeat's authors have it
     in their comparison. I is the largest weight of the boxes that mark a cell. g_l: 3x3 convolutions.

@@ -12,7 +12,7 @@ from gkd_fast.distill.terms.base import Setup, Step, aligned
 class MGD(nn.Module):
     """The teacher's map generated from a randomly masked map of the student.
 
-    L = alpha / N sum_l sum (T_l - G_l(a_l(S_l) M_l))^2,   M_ij = 0 with probability lambda, else 1  (paper, eq. 3 to 5)
+    L = alpha / N sum_l sum (T_l - G_l(a_l(S_l) M_l))^2,   M_ij = 0 with probability lambda, else 1
 
     G = 3x3 convolution, ReLU, 3x3 convolution; a: 1x1 convolution where the channels differ.
     """

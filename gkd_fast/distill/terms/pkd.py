@@ -15,8 +15,9 @@ _LEVELS = 4  # the published configurations of both kinds of detectors leave the
 class PKD(nn.Module):
     """Imitation of maps whose channels have mean 0 and deviation 1 over the batch, on the first four levels.
 
-    L = weight sum_l 1/2 mean (S^ - T^)^2,   X^ = (X - mean_c) / std_c  (paper, eq. 3); up to rounding weight (1 - r)
-    with Pearson's coefficient r of the channels.
+    L = weight sum_l 1/2 mean (S^ - T^)^2,   X^ = (X - mean_c) / std_c,   c a channel over the batch,
+
+    which is, with n cells in the batch, (n - 1) / n (1 - r), r the correlation of the channels (Pearson's).
 
     A 1x1 convolution precedes where the channels differ.
     """

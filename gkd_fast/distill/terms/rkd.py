@@ -14,8 +14,8 @@ from gkd_fast.distill.terms.base import Setup, Step
 class RKD(nn.Module):
     """Distances and angles between the embeddings of a batch's ground-truth instances, level by level.
 
-    distances: psi(i,j) = |x_i - x_j| / mu, mu = mean of the distances above 0      (paper, eq. 6, 7)
-    angles:    psi(i,j,k) = cos of the angle at x_i between x_j and x_k             (paper, eq. 9)
+    distances: psi(i,j) = |x_i - x_j| / mu, mu = mean of the distances above 0
+    angles:    psi(i,j,k) = cos of the angle at x_i between x_j and x_k
     L = mean over levels of: lambda_D mean_ij Huber(psi_S, psi_T) + lambda_A mean_ijk Huber(psi_S, psi_T)
 
     An embedding is the mean of the cells under the box, in each network's own channels.

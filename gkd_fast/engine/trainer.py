@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gkd_fast.engine.files import replacing
 from gkd_fast.engine.interrupt import Interrupted, Pending, deferred
 from gkd_fast.engine.metrics import MetricsWriter, Progress, StepMeter
 from gkd_fast.engine.optim import build_schedule
+from gkd_fast.engine.readback import Readback
 from gkd_fast.engine.states import States
 from gkd_fast.engine.step import Batch, TrainStep
 from gkd_fast.errors import InputError
@@ -75,6 +77,8 @@ class Trainer:
         )
         self.steps_per_epoch = len(self.loader)
         self.update = TrainStep(adapter, config, phase.lr, device, distiller, buckets)
+        if distiller and distiller.uses_prototypes and config.distill.prototypes_from == "harvest":
+            distiller.harvest(dataset.boxes_per_image(self._candidates()))
         self.schedule = build_schedule(self.update.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
         self.states = States(
             phase.folder / "checkpoints", config.run.keep_checkpoints, self.update.modules, self.update.optimizer
@@ -84,6 +88,7 @@ class Trainer:
         self.seconds = 0.0
         self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl", write=parallel.is_main())
         self.meter = StepMeter()
+        self.norms = Readback()
 
     def fit(self) -> float:
         """Train to the end of the phase.
@@ -96,15 +101,14 @@ class Trainer:
         """
         self._resume()
         total = self.phase.epochs * self.steps_per_epoch
-        progress = Progress(self.phase.name, total, self.step, show=parallel.is_main())
         self.adapter.model.train()
-        while self.step < total:
-            epoch = self.step // self.steps_per_epoch
-            if self.step % self.steps_per_epoch == 0:
-                self._refresh(epoch)
-            with deferred() as signal:
-                self._epoch(epoch, progress, signal)
-        progress.close()
+        with closing(Progress(self.phase.name, total, self.step, show=parallel.is_main())) as progress:
+            while self.step < total:
+                epoch = self.step // self.steps_per_epoch
+                if self.step % self.steps_per_epoch == 0:
+                    self._refresh(epoch)
+                with deferred() as signal:
+                    self._epoch(epoch, progress, signal)
         return total * self.config.optim.batch_size / max(self.seconds, 1e-9)
 
     def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
@@ -113,7 +117,7 @@ class Trainer:
         self.loader.sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
         started = time.perf_counter()
         self.meter.pause()
-        for batch in self.loader:
+        for batch in self.meter.waiting(self.loader):
             self._step(batch, epoch)
             progress.step()
             if self.step % self.config.run.log_steps == 0:
@@ -135,8 +139,8 @@ class Trainer:
         self.step += 1
         self.meter.add(terms, len(batch[0]) * parallel.world_size())
         if self.update.norms:
-            norms = {name: float(f"{float(value):.6g}") for name, value in self.update.norms.items()}
-            self._write("gradient_norms", epoch, norms)
+            names, values = zip(*self.update.norms.items(), strict=True)
+            self.norms.put(torch.stack(values), (names, epoch, self.step))
 
     def _refresh(self, epoch: int) -> None:
         """Generate the prototypes, where it is their turn."""
@@ -144,9 +148,7 @@ class Trainer:
         if distiller is None or not distiller.uses_prototypes or epoch % every:
             return
         started = time.perf_counter()
-        images = candidate_indices(
-            self.dataset.labels_per_image(), self.config.distill.candidate_images, self.config.run.seed
-        )
+        images = self._candidates()
         loader = build_loader(
             self.dataset.without_flip(),
             batch_size=self.config.optim.batch_size,
@@ -163,12 +165,26 @@ class Trainer:
         seconds = round(time.perf_counter() - started, 3)
         self._write("prototypes", epoch, {"count": bank.student.shape[1], "images": len(images), "seconds": seconds})
 
+    def _candidates(self) -> list[int]:
+        """The images that prototypes are taken from."""
+        limit, seed = self.config.distill.candidate_images, self.config.run.seed
+        return candidate_indices(self.dataset.labels_per_image(), limit, seed)
+
     def _log(self, epoch: int, progress: Progress) -> None:
-        means = self.meter.flush()
-        progress.show(means)
-        rounded = {name: float(f"{value:.6g}") for name, value in means.items()}
         lr = self.schedule.get_last_lr()[0]
-        self.metrics.write({"phase": self.phase.name, "step": self.step, "epoch": epoch, "lr": lr, **rounded})
+        self.meter.flush({"phase": self.phase.name, "step": self.step, "epoch": epoch, "lr": lr})
+        for means in self._write_arrived():
+            progress.show(means)
+
+    def _write_arrived(self, *, wait: bool = False) -> list[dict[str, float]]:
+        """Write the metrics that the device has handed over, all of them with `wait`; returns the mean terms."""
+        for values, (names, epoch, step) in self.norms.take(wait=wait):
+            norms = dict(zip(names, map(_rounded, values), strict=True))
+            self._write("gradient_norms", epoch, {"step": step, **norms})
+        arrived = self.meter.arrived(wait=wait)
+        for record, means in arrived:
+            self.metrics.write({**record, **{name: _rounded(value) for name, value in means.items()}})
+        return [means for _, means in arrived]
 
     def _write(self, event: str, epoch: int, values: dict[str, Any]) -> None:
         self.metrics.write({"phase": self.phase.name, "event": event, "epoch": epoch, **values})
@@ -177,6 +193,8 @@ class Trainer:
         """Write the state from which `fit` goes on, unless this one is written."""
         if self.saved == self.step:
             return
+        self.update.bad_steps.check(wait=True)
+        self._write_arrived(wait=True)
         progress = {
             "steps_per_epoch": self.steps_per_epoch,
             "seconds": self.seconds,
@@ -204,3 +222,7 @@ class Trainer:
         self.update.load_state_dict(state["update"])
         self.meter.load_state_dict(state["meter"], self.device)
         self.metrics.rewind(state["metrics"])
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

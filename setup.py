@@ -67,6 +67,8 @@ class BuildWithSources(build_py):
 setup(
     packages=[*find_packages(include=["gkd_fast*"]), "gkd_fast.kernels"],
     package_dir={"gkd_fast.kernels": "kernels"},
-    ext_modules=[Extension("gkd_fast._C", sources=sources("*.cpp"), depends=sources("*.h"), optional=True)],
+    ext_modules=[
+        Extension("gkd_fast._C", sources=sources("*.cpp"), depends=[*sources("*.h"), *sources("*.cu*")], optional=True)
+    ],
     cmdclass={"build_ext": BuildOperators, "build_py": BuildWithSources},
 )

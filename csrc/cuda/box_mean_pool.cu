@@ -145,7 +145,7 @@ struct ChannelSums {
 
 // One block a tile and kTileChannels channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     sum_tiles(const __grid_constant__ Pyramid maps, const __grid_constant__ Pyramid sums, const int* crowded) {
   const Tile tile = find_tile(maps, blockIdx.x);
   if (!crowded[tile.level * maps.images + tile.image]) return;
@@ -169,7 +169,7 @@ __device__ inline Rectangle whole_tiles(const BoxCells& box, const FeatureMap& m
 
 // One block a box and level, in the order of `call.cells`, and kTileChannels channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     pool_boxes(const __grid_constant__ BoxMeanPool call, const __grid_constant__ Pyramid sums, const int* crowded,
                float* means) {
   const int level = static_cast<int>(blockIdx.x) / call.boxes, channels = call.maps.channels;
@@ -201,7 +201,7 @@ __device__ inline int find_touching(const BoxCells* cells, int first, int past, 
   const int i = first + thread();
   bool touches = false;
   if (i < past) {
-    const BoxCells& box = cells[i];
+    const BoxCells box = cells[i];
     touches = box.left < tile.right && box.right > tile.left && box.top < tile.bottom && box.bottom > tile.top;
   }
   const Rank rank = block_rank(touches);
@@ -216,8 +216,9 @@ constexpr int kBatch = 32;  // boxes whose gradients are fetched together
 __device__ inline void fetch_shares(const BoxCells* cells, const int* touching, int count, const float* gradient,
                                     int first_channel, int channels, float* shares) {
   const int channel = thread() % kTileChannels;
+#pragma unroll 1
   for (int i = thread() / kTileChannels; i < count; i += kThreads / kTileChannels) {
-    const BoxCells& box = cells[touching[i]];
+    const BoxCells box = cells[touching[i]];
     const bool exists = first_channel + channel < channels;
     shares[i * kTileChannels + channel] =
         exists ? gradient[static_cast<int64_t>(box.box) * channels + first_channel + channel] / box.area : 0.0f;
@@ -268,8 +269,11 @@ __global__ void __launch_bounds__(kThreads) gather_boxes(const __grid_constant__
       const int boxes = smaller(count - batch, kBatch);
       fetch_shares(cells, touching + batch, boxes, gradient + first_row * channels, first_channel, channels, shares);
       __syncthreads();
-      for (int i = 0; i < boxes; ++i)
-        add_box(own, cells[touching[batch + i]], tile, map.planar, shares + i * kTileChannels, everywhere);
+#pragma unroll 1
+      for (int i = 0; i < boxes; ++i) {
+        const BoxCells box = cells[touching[batch + i]];
+        add_box(own, box, tile, map.planar, shares + i * kTileChannels, everywhere);
+      }
       __syncthreads();
     }
   }

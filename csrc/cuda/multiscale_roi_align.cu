@@ -37,10 +37,12 @@ __device__ inline void pool_bin(const Axis& rows, const Axis& columns, int r, in
 #pragma unroll
     for (int k = 0; k < N; ++k) sum[k] += weight * values[k];
   };
+#pragma unroll 1
   for (int i = over_rows.first; i < over_rows.past; ++i) {
     const float at_row = rows.position(r, i);
     if (!rows.inside(at_row)) continue;
     const Sample y = rows.sample(at_row);
+#pragma unroll 1
     for (int j = over_columns.first; j < over_columns.past; ++j) {
       const float at_column = columns.position(c, j);
       if (!columns.inside(at_column)) continue;
@@ -83,6 +85,7 @@ struct RoiOnMap {
   template <int N, class Fetch>
   __device__ void pool(int first, int count, const Fetch& fetch) const {
     const int bins = call.bins[0] * call.bins[1], groups = ceil_div(count, N);
+#pragma unroll 1
     for (int i = thread(); i < bins * groups; i += kThreads) {
       // Threads that read neighbouring addresses: those of the channels in an interleaved map, of the bins in a planar one.
       const int bin = map.planar ? i % bins : i / groups, channel = (map.planar ? i / bins : i % groups) * N;
@@ -105,9 +108,9 @@ __device__ inline void pool_interleaved(const RoiOnMap<T>& on) {
   });
 }
 
-constexpr int kPlanarChannels = 4;    // pooled by one thread: the weights of a sample serve them all
-constexpr int kStagedCells = 8192;    // floats of shared memory: 32 KB leave room for seven blocks on a Hopper multiprocessor
-constexpr int kCellsOfChannel = 2048; // a box on more cells takes few of them: 784 with 7x7 bins of 4 samples
+constexpr int kPlanarChannels = 4;     // pooled by one thread: the weights of a sample serve them all
+constexpr int kStagedCells = 8192;     // floats of shared memory, 32 KB; blocks of 96 registers a thread leave room for it
+constexpr int kCellsOfChannel = 2048;  // a box on more cells takes few of them: 784 with 7x7 bins of 4 samples
 
 template <class T>
 __device__ inline void pool_from_memory(const RoiOnMap<T>& on) {
@@ -158,7 +161,7 @@ __device__ inline void pool_planar(const RoiOnMap<T>& on, float* staged) {
 
 // One block a box, in the order of `call.rois`, and kTileChannels channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads) pool_rois(const __grid_constant__ RoiAlign call, T* pooled) {
+__global__ void __launch_bounds__(kThreads, 2) pool_rois(const __grid_constant__ RoiAlign call, T* pooled) {
   GKD_SHARED(float, staged, kStagedCells);
   const Roi roi = call.rois[blockIdx.x];
   const int first_channel = static_cast<int>(blockIdx.y) * kTileChannels, channels = call.maps.channels;
@@ -193,6 +196,7 @@ __device__ inline void fetch_patch(const RoiAlign& call, const Roi& roi, const T
   const int channels = smaller(call.maps.channels - first_channel, kTileChannels), bins = call.bins[0] * call.bins[1];
   const T* of_box = gradient + (static_cast<int64_t>(roi.box) * call.maps.channels + first_channel) * bins;
   const float share = 1.0f / (static_cast<float>(along_rows.samples) * static_cast<float>(along_columns.samples));
+#pragma unroll 2
   for (int i = thread(); i < kTileChannels * rows * columns; i += kThreads) {
     const int channel = i / (rows * columns), row = i / columns % rows, column = i % columns;
     const int64_t bin = (r + row) * call.bins[1] + c + column;
@@ -211,6 +215,7 @@ __device__ inline void add_patch(GradientTile<T>& own, bool planar, int rows, in
   const float* vectors = planar ? patch.columns + own.along : patch.gradient + own.along;
   const float* factors = planar ? patch.gradient + own.across : patch.columns + own.across;
   const int vector_pitch = planar ? kTileColumns : kPatchPitch, factor_pitch = planar ? kPatchPitch : kTileColumns;
+#pragma unroll 1
   for (int r = 0; r < rows; ++r) {
     float weights[kRows];
     load_vectors(patch.rows + r * kTileRows + own.row, weights);

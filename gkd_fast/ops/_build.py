@@ -38,12 +38,16 @@ def source_root() -> Path | None:
 
 def fingerprint() -> str:
     """Name of the library that these sources give on this processor."""
-    digest = hashlib.sha256(" ".join((*FLAGS, sys.platform, _processor())).encode())
+    return digest("cpu", *FLAGS, sys.platform, _processor())
+
+
+def digest(folder: str, *settings: str) -> str:
+    """Name for what the sources of one folder, and what they share, give with these settings."""
+    found = hashlib.sha256(" ".join(settings).encode())
     root = source_root()
-    for source in sorted(root.rglob("*")) if root else ():
-        if source.suffix in (".cpp", ".h"):
-            digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
-    return digest.hexdigest()[:16]
+    for source in (root / "common.h", *sorted((root / folder).iterdir())) if root else ():
+        found.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def built_library() -> Path | None:
@@ -60,14 +64,18 @@ def cache_directory(name: str) -> Path:
 
 
 def compile_library(directory: Path) -> Path:
-    """Compile all sources with ninja into `directory`, load the library and return its path."""
+    """Compile the CPU operators with ninja into `directory`, load the library and return its path."""
+    return compile_folder("cpu", f"gkd_fast_{fingerprint()}", directory, extra_cflags=list(FLAGS))
+
+
+def compile_folder(folder: str, name: str, directory: Path, **options: list[str]) -> Path:
+    """Compile the sources of one folder with ninja into `directory`, load the library and return its path."""
     import ninja
     from torch.utils import cpp_extension
 
     root = source_root()
     if root is None:
         raise FileNotFoundError(f"no C++ sources beside or inside {PACKAGE}")
-    name = f"gkd_fast_{fingerprint()}"
     directory.mkdir(parents=True, exist_ok=True)
     # The ninja that pip installed is on no PATH when python is called by its own path.
     search_path = os.environ.get("PATH", "")
@@ -75,11 +83,11 @@ def compile_library(directory: Path) -> Path:
     try:
         cpp_extension.load(
             name,
-            sources=[str(path) for path in sorted((root / "cpu").glob("*.cpp"))],
-            extra_cflags=list(FLAGS),
+            sources=[str(path) for path in sorted((root / folder).iterdir()) if path.suffix in (".cpp", ".cu")],
             extra_ldflags=list(EXTRA_FLAGS),
             build_directory=str(directory),
             is_python_module=False,
+            **options,
         )
     finally:
         os.environ["PATH"] = search_path

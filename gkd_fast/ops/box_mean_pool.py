@@ -25,10 +25,12 @@ def box_mean_pool(
 
     The mean runs over the cells of rows floor(y1/s)..floor(y2/s) and columns floor(x1/s)..floor(x2/s), both
     ends inclusive and clamped into the map, so that at least one cell is taken. An inverted box takes its
-    first row or column. A box with a NaN coordinate has a NaN embedding and passes no gradient.
+    first row or column. A box with a NaN coordinate has a NaN embedding and passes no gradient; on a GPU so
+    has a box whose image does not exist.
 
     Args:
-        features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
+        features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format; up to 16 on
+            a GPU.
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of each box, in [0,N).
         strides: pixels per cell, one a level.
@@ -45,7 +47,8 @@ def box_mean_pool(
     check_boxes(features, boxes, image_index)
     check_strides(strides, len(features))
     check_choice("negative", negative, ("clamp", "mirror"))
-    if backend_for("box_mean_pool", boxes.device) == "reference":
+    kernels = ("cpu",) if features[0].dtype == torch.float64 else ("cpu", "cuda")
+    if backend_for("box_mean_pool", boxes.device, kernels) == "reference":
         return reference.box_mean_pool(features, boxes, image_index, strides, negative=negative)
     means = _MeanPool.apply(boxes, image_index, [float(s) for s in strides], negative == "mirror", *features)
     return means.to(features[0].dtype)

@@ -31,10 +31,11 @@ def multiscale_roi_align(
 
     The level is floor(canonical_level + log2(sqrt(area) / canonical_size) + 1e-6), clamped to log2 of the
     first and last stride. A box with a NaN coordinate, and with several levels a box of negative area, pools
-    to zeros.
+    to zeros; on a GPU so does a box whose image does not exist.
 
     Args:
-        features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format.
+        features: L maps [N,C,H_l,W_l], float32, float64, bfloat16 or float16, any memory format; up to 16 on
+            a GPU.
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of each box, in [0,N).
         strides: pixels per cell, one a level, each at most twice the one before.
@@ -61,7 +62,8 @@ def multiscale_roi_align(
         raise ValueError(f"output_size: expected a positive number or a pair of them, got {output_size}")
     if sampling_ratio < 0:
         raise ValueError(f"sampling_ratio: expected 0 (adaptive) or a positive number, got {sampling_ratio}")
-    if backend_for("multiscale_roi_align", features[0].device) == "reference":
+    kernels = ("cpu",) if features[0].dtype == torch.float64 else ("cpu", "cuda")
+    if backend_for("multiscale_roi_align", features[0].device, kernels) == "reference":
         return reference.multiscale_roi_align(
             features,
             boxes,

@@ -1,0 +1,102 @@
+"""Compile and find the CUDA operators, for the devices that are present.
+
+They are built at first use alone: whoever installs on a machine without a GPU does not wait for them, and a
+machine with one needs the code of its own architecture, not of all.
+"""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from gkd_fast.ops import _build
+
+CXX_FLAGS = ("-O2", "-fvisibility=hidden", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000")
+NVCC_FLAGS = ("-O3",)
+
+
+@functools.cache
+def load_cuda() -> str:
+    """Load the CUDA operators, compiling them first if need be; returns why it failed, or ""."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    try:
+        name = fingerprint(architectures())
+        library = library_path(name)
+        if library.is_file():
+            torch.ops.load_library(library)
+            return ""
+        print(f"gkd_fast: compiling the CUDA operators into {library.parent} (once)", file=sys.stderr)
+        compile_library(library.parent, architectures())
+    except Exception as error:  # whatever is wrong with a toolchain, training goes on with the reference
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        telling = [line for line in lines if "error:" in line or "error " in line or "not found" in line]
+        return (telling or lines)[0][:200]
+    return ""
+
+
+def architectures() -> str:
+    """Compute capabilities to build for: TORCH_CUDA_ARCH_LIST, or those of the devices present."""
+    named = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if named:
+        return named
+    present = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(present))
+
+
+def fingerprint(archs: str) -> str:
+    """Name of the library that these sources give for these architectures."""
+    return _build.digest("cuda", *CXX_FLAGS, *NVCC_FLAGS, *_build.EXTRA_FLAGS, archs, str(torch.version.cuda))
+
+
+def library_path(name: str) -> Path:
+    """Where the library of this fingerprint is kept between processes."""
+    return _build.cache_directory(name) / f"gkd_fast_cuda_{name}.so"
+
+
+def compile_library(directory: Path, archs: str) -> Path:
+    """Compile the CUDA operators for some architectures into `directory`, load the library and return its path.
+
+    Raises:
+        RuntimeError: there is no CUDA toolkit, or the compiler failed.
+    """
+    from torch.utils import cpp_extension
+
+    # torch guesses the toolkit once, when it is imported, and wrongly where nvcc is a link to it or a script.
+    cpp_extension.CUDA_HOME = str(toolkit())
+    before = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    os.environ["TORCH_CUDA_ARCH_LIST"] = archs
+    try:
+        return _build.compile_folder(
+            "cuda",
+            f"gkd_fast_cuda_{fingerprint(archs)}",
+            directory,
+            extra_cflags=[*CXX_FLAGS, *_build.EXTRA_FLAGS],
+            extra_cuda_cflags=list(NVCC_FLAGS),
+        )
+    finally:
+        if before is None:
+            del os.environ["TORCH_CUDA_ARCH_LIST"]
+        else:
+            os.environ["TORCH_CUDA_ARCH_LIST"] = before
+
+
+def toolkit() -> Path:
+    """The CUDA toolkit: CUDA_HOME, or what the nvcc on the PATH belongs to by its own words.
+
+    Raises:
+        RuntimeError: neither is there.
+    """
+    home = os.environ.get("CUDA_HOME")
+    nvcc = Path(home) / "bin" / "nvcc" if home else shutil.which("nvcc")
+    if nvcc is None or not Path(nvcc).is_file():
+        raise RuntimeError("nvcc not found: expected a CUDA toolkit in CUDA_HOME or on the PATH")
+    command = [str(nvcc), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE)
+    return Path(top[1]).resolve() if top else Path(nvcc).resolve().parents[1]

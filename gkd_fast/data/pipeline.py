@@ -2,6 +2,8 @@
 
 import copy
 import operator
+from collections import Counter
+from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -80,6 +82,13 @@ class PreparedDataset(Dataset):
             if not annotation["iscrowd"]:
                 labels[annotation["image_id"]].add(annotation["category_id"] - 1)
         return list(labels.values())
+
+    def boxes_per_image(self, indices: Iterable[int]) -> dict[int, int]:
+        """The number of trainable boxes of the given samples by image id, in the order given."""
+        truth = self.ground_truth()
+        counts = Counter(item["image_id"] for item in truth["annotations"] if not item["iscrowd"])
+        images = [truth["images"][index]["id"] for index in indices]
+        return {image: counts[image] for image in images}
 
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) in pixels of each sample's resized image, without decoding or drawing it."""

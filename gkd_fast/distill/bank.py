@@ -19,9 +19,10 @@ class PrototypeBank:
         student: float32 [L,P,C_S], un-normalised embeddings in the student's space.
         teacher: float32 [L,P,C_T], of the same instances in the teacher's space.
         class_offsets: int64 [K+1]; class c owns the prototypes offsets[c]:offsets[c+1], on every level.
-        most: the largest number of prototypes of one class.
+        most: no class has more prototypes than this.
         image_ids: int64 [L,P], the images that the prototypes were seen in.
         boxes: float32 [L,P,4], their boxes x1 y1 x2 y2, in pixels of the resized image.
+        flipped: bool [L,P], whether the image was mirrored when the box was seen; None: none was.
         classes: the K class names.
         strides: the L strides in pixels.
     """
@@ -34,6 +35,7 @@ class PrototypeBank:
     boxes: Tensor
     classes: tuple[str, ...]
     strides: tuple[int, ...]
+    flipped: Tensor | None = None
 
     def to(self, device: torch.device) -> PrototypeBank:
         """The bank with its tensors on a device."""

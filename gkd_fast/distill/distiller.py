@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from gkd_fast.detectors import DetectorAdapter, StudentPass, pyramid_strides
 from gkd_fast.detectors.base import ground_truth_instances
 from gkd_fast.detectors.folding import fold_batch_norm
 from gkd_fast.distill.bank import PrototypeBank
+from gkd_fast.distill.harvest import CandidatePool
 from gkd_fast.distill.prototypes import Batches, collect_candidates, generate_bank
 from gkd_fast.distill.robust import Adapters, instance_weights, robust_distilling
 from gkd_fast.distill.terms import Setup, Step, build_terms
@@ -33,6 +34,7 @@ class Distiller:
     Attributes:
         uses_prototypes: whether the methods need `refresh`.
         bank: the prototypes, None before the first `refresh`.
+        pool: candidates from the training steps' features, if they are harvested; see `harvest`.
 
     Raises:
         InputError: if `config.terms` names an unknown method, or one that does not fit the detector.
@@ -64,10 +66,12 @@ class Distiller:
         self.modules.update(build_terms(tuple(name for name in names if name != "gkd"), setup, config))
         self.modules.to(device)
         self.uses_prototypes = "gkd" in names or config.robust_terms
+        self.levels, self.student_channels = setup.levels, student_channels
         self.classes = classes
         self.config = config
         self.device = device
         self.bank: PrototypeBank | None = None
+        self.pool: CandidatePool | None = None
         self.objective = robust_distilling
 
     def refresh(
@@ -76,18 +80,31 @@ class Distiller:
         batches: Batches,
         progress: Callable[[int], None] = lambda images: None,
     ) -> PrototypeBank:
-        """Generate the prototypes anew from one pass over the batches."""
-        candidates = collect_candidates(
-            student,
-            self.teacher,
-            batches,
-            self.config,
-            self.device,
-            progress=progress,
-        )
+        """Generate the prototypes anew: from the pool where it holds candidates, else by a pass over the batches."""
+        if self.pool and self.pool.filled:
+            candidates = self.pool.candidates()
+        else:
+            candidates = collect_candidates(
+                student,
+                self.teacher,
+                batches,
+                self.config,
+                self.device,
+                progress=progress,
+            )
         bank = generate_bank(candidates, self.classes, self.config)
         self.bank = bank.to(self.device)
         return bank
+
+    def harvest(self, images: Mapping[int, int]) -> None:
+        """Take the candidates from the training steps from now on.
+
+        Args:
+            images: number of trainable boxes of each candidate image, by image id.
+        """
+        self.pool = CandidatePool(
+            images, self.levels, self.student_channels, self.teacher.model.backbone.out_channels, self.config.negative
+        )
 
     def terms(
         self, student: DetectorAdapter, own: StudentPass, images: ImageList, *, kappa: float
@@ -104,6 +121,9 @@ class Distiller:
             raise RuntimeError("distiller: expected prototypes, call refresh first")
         with torch.no_grad():
             pyramid = self.teacher.pyramid(images)
+        if self.pool:
+            strides = pyramid_strides(images.tensors.shape, own.features)
+            self.pool.add(own.features, list(pyramid.values()), own.targets, strides)
         terms, omega = {}, None
         if "gkd" in self.modules:
             terms, omega = self._global_knowledge(student, own, pyramid, kappa)

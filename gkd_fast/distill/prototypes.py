@@ -26,7 +26,8 @@ class Candidates:
         student, teacher: float32 [L,n,C_S], [L,n,C_T], un-normalised.
         labels: int64 [n], class from 0.
         image_ids: int64 [n].
-        boxes: float32 [n,4], pixels of the resized image.
+        boxes: float32 [n,4], pixels of the resized image as the networks saw it.
+        flipped: bool [n], whether they saw it mirrored.
         strides: the L strides in pixels.
     """
 
@@ -35,6 +36,7 @@ class Candidates:
     labels: Tensor
     image_ids: Tensor
     boxes: Tensor
+    flipped: Tensor
     strides: tuple[int, ...]
 
 
@@ -77,7 +79,7 @@ def collect_candidates(
         device: of the networks.
         progress: called with the number of images of every finished batch.
     """
-    parts: list[list[Tensor]] = [[], [], [], [], []]
+    parts: list[list[Tensor]] = [[], [], [], [], [], []]
     strides: tuple[int, ...] = ()
     training = student.model.training
     student.model.eval()
@@ -91,6 +93,8 @@ def collect_candidates(
         maps = [list(network.pyramid(batch).values()) for network in (student, teacher)]
         strides = tuple(pyramid_strides(batch.tensors.shape, maps[0]))
         ids = torch.tensor([target["image_id"] for target in targets])
+        flipped = torch.tensor([bool(target.get("flipped", False)) for target in targets])
+        image_index = instances.image_index.cpu()
         pooled = [
             ops.box_mean_pool(
                 [level.float() for level in levels],
@@ -101,7 +105,7 @@ def collect_candidates(
             ).cpu()
             for levels in maps
         ]
-        rows = [*pooled, instances.labels.cpu(), ids[instances.image_index.cpu()], instances.boxes.cpu()]
+        rows = [*pooled, instances.labels.cpu(), ids[image_index], instances.boxes.cpu(), flipped[image_index]]
         for part, row in zip(parts, rows, strict=True):
             part.append(row)
         progress(len(images))
@@ -178,9 +182,10 @@ def generate_bank(candidates: Candidates, classes: tuple[str, ...], config: Dist
         student=candidates.student[levels, index],
         teacher=candidates.teacher[levels, index],
         class_offsets=torch.tensor([0, *sizes]).cumsum(0),
-        most=max(sizes),
+        most=config.prototypes,
         image_ids=candidates.image_ids[index],
         boxes=candidates.boxes[index],
+        flipped=candidates.flipped[index],
         classes=classes,
         strides=candidates.strides,
     )

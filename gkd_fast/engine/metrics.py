@@ -6,14 +6,18 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from gkd_fast.engine.files import replacing, sync, writing
+from gkd_fast.engine.readback import Readback
+
+T = TypeVar("T")
 
 _QUIET_SECONDS = 30.0  # a log file wants a line now and then, a terminal a living bar
 
@@ -68,7 +72,20 @@ class StepMeter:
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._images = 0
+        self._waited = 0.0
         self._start = time.perf_counter()
+        self._readback = Readback()
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; the time for which each keeps the loop waiting is taken."""
+        iterator = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
     def add(self, terms: dict[str, Tensor], images: int) -> None:
         """Take the terms of one step."""
@@ -77,29 +94,44 @@ class StepMeter:
         self._steps += 1
         self._images += images
 
-    def flush(self) -> dict[str, float]:
-        """Mean terms, their sum as ``loss``, and images a second since the last flush."""
-        values = torch.stack(list(self._sums.values())).tolist()
-        means = {name: value / self._steps for name, value in zip(self._sums, values, strict=True)}
+    def flush(self, record: dict[str, Any]) -> None:
+        """Close an interval; its means come with `arrived`, beside the record."""
         now = time.perf_counter()
-        rate = self._images / (now - self._start)
-        self._sums, self._steps, self._images, self._start = {}, 0, 0, now
-        return {"loss": sum(means.values()), **means, "images_per_second": rate}
+        rates = {
+            "images_per_second": self._images / (now - self._start),
+            "data_wait": self._waited / (now - self._start),
+        }
+        means = torch.stack(list(self._sums.values())) / self._steps
+        self._readback.put(means, (record, list(self._sums), rates))
+        self._sums, self._steps, self._images, self._waited, self._start = {}, 0, 0, 0.0, now
+
+    def arrived(self, *, wait: bool = False) -> list[tuple[dict[str, Any], dict[str, float]]]:
+        """The intervals whose figures the device has handed over, all of them with `wait`.
+
+        Returns:
+            For each the record given to `flush`, and the mean terms, their sum as ``loss``, images a second and
+            ``data_wait``, the fraction of the time in which the loop waited for data.
+        """
+        found = []
+        for values, (record, names, rates) in self._readback.take(wait=wait):
+            found.append((record, {"loss": sum(values), **dict(zip(names, values, strict=True)), **rates}))
+        return found
 
     def pause(self) -> None:
-        """Leave the time since the last flush out of the rate."""
-        self._start = time.perf_counter()
+        """Leave the time since the last flush out of the rates."""
+        self._start, self._waited = time.perf_counter(), 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """What was taken since the last flush."""
         seconds = time.perf_counter() - self._start
         sums = {name: value.cpu() for name, value in self._sums.items()}
-        return {"sums": sums, "steps": self._steps, "images": self._images, "seconds": seconds}
+        counts = {"steps": self._steps, "images": self._images, "seconds": seconds, "waited": self._waited}
+        return {"sums": sums, **counts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """The inverse of `state_dict`; the sums go to the device of the terms."""
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._steps, self._images = state["steps"], state["images"]
+        self._steps, self._images, self._waited = state["steps"], state["images"], state["waited"]
         self._start = time.perf_counter() - state["seconds"]
 
 
@@ -123,8 +155,9 @@ class Progress:
 
     def show(self, means: dict[str, float]) -> None:
         """Show loss terms and images a second."""
-        terms = " ".join(f"{_short(name)} {value:.3f}" for name, value in means.items() if name != "images_per_second")
-        self._bar.set_postfix_str(f"{means['images_per_second']:.1f} img/s | {terms}", refresh=False)
+        terms = {name: value for name, value in means.items() if name not in ("images_per_second", "data_wait")}
+        shown = " ".join(f"{_short(name)} {value:.3f}" for name, value in terms.items())
+        self._bar.set_postfix_str(f"{means['images_per_second']:.1f} img/s | {shown}", refresh=False)
 
     def step(self) -> None:
         """One step done."""

@@ -148,6 +148,7 @@ class TrainStep:
         return {
             "scaler": self.precision.scaler.state_dict(),
             "bank": vars(bank.to(torch.device("cpu"))) if bank else None,
+            "pool": self.distiller.pool.state_dict() if self.distiller and self.distiller.pool else None,
             "balance": self.balance.state_dict() if self.balance else None,
             "steps": self.steps,
         }
@@ -160,6 +161,8 @@ class TrainStep:
             self.balance.load_state_dict(state["balance"])
         if self.distiller and state["bank"]:
             self.distiller.bank = PrototypeBank(**state["bank"]).to(self.device)
+        if self.distiller and self.distiller.pool:
+            self.distiller.pool.load_state_dict(state["pool"])
 
 
 def _channels_last(parameters: Iterable[nn.Parameter]) -> None:

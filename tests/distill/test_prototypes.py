@@ -22,6 +22,7 @@ def make_candidates(counts: list[int], *, levels: int = 2, side: float = 50.0) -
         teacher=torch.randn(levels, total, 12, generator=generator).abs(),
         labels=labels,
         image_ids=torch.arange(total) + 1000,
+        flipped=torch.zeros(total, dtype=torch.bool),
         boxes=torch.cat([corner, corner + side], dim=1),
         strides=tuple(4 * 2**level for level in range(levels)),
     )

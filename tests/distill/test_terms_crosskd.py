@@ -1,4 +1,4 @@
-"""Crossed heads, against plain Python arithmetic on a head of one channel whose convolutions pass their input on."""
+"""Crossed heads, against plain Python arithmetic on heads of one channel whose convolutions see a single cell."""
 
 from __future__ import annotations
 
@@ -15,23 +15,36 @@ from gkd_fast.config import DistillConfig
 from gkd_fast.distill.terms.crosskd import CrossKD
 
 ANCHORS = [[0, 0, 8, 8], [8, 0, 16, 8], [16, 0, 24, 8], [24, 0, 32, 8]]
-STUDENT, TEACHER = [1, 2, 3, 6], [4, 0, 2, 2]
+STUDENT, TEACHER = [1, 2, 4, 7], [4, 0, 2, 3]
+# Factor and offset of a head's four convolutions; each is followed by max(x, 0). The student's last is never used.
+STUDENT_LAYERS = [(1, 1), (2, -5), (1, -2), (99, 99)]
+TEACHER_LAYERS = [(1, 0), (3, -2), (1, -3), (0.5, 1)]
 CLASS_FACTORS = [9.0, 0.5, -1.0]  # background (unused) and two classes, from the head's only channel
 SHIFT = 0.25  # of the box, per unit of the channel
 
 
-def make_network(factors: list[float]) -> SimpleNamespace:
-    """A detector whose head predicts logits and a shift along x in proportion to its map; negative cells count 0."""
+@torch.no_grad()
+def make_network(layers: list[tuple[float, float]], factors: list[float]) -> SimpleNamespace:
+    """A detector whose head predicts logits and a shift along x in proportion to its last map."""
     head = RetinaNetHead(1, 1, len(factors))
-    for layer in head.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.dirac_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    with torch.no_grad():
-        head.classification_head.cls_logits.weight.zero_()[:, 0, 1, 1] = torch.tensor(factors)
-        head.regression_head.bbox_reg.weight.zero_()[0, 0, 1, 1] = SHIFT
+    for branch in (head.classification_head, head.regression_head):
+        for block, (factor, offset) in zip(branch.conv, layers, strict=True):
+            nn.init.dirac_(block[0].weight).mul_(factor)
+            nn.init.constant_(block[0].bias, offset)
+    for last in (head.classification_head.cls_logits, head.regression_head.bbox_reg):
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    head.classification_head.cls_logits.weight[:, 0, 1, 1] = torch.tensor(factors)
+    head.regression_head.bbox_reg.weight[0, 0, 1, 1] = SHIFT
     anchors = [torch.tensor(ANCHORS, dtype=torch.float32)]
     return SimpleNamespace(model=SimpleNamespace(head=head), anchors=lambda images, features: anchors)
+
+
+def through(values: list[float], layers: list[tuple[float, float]]) -> list[float]:
+    """Behind the last layer, before its max(x, 0)."""
+    for index, (factor, offset) in enumerate(layers):
+        values = [factor * (max(0.0, value) if index else value) + offset for value in values]
+    return values
 
 
 def moments(values: list[float]) -> tuple[float, float]:
@@ -57,11 +70,16 @@ def giou(a: list[float], b: list[float]) -> float:
 
 @pytest.mark.parametrize("matched", [[0, -1, -2, 0], [-1, -1, -1, -1]])
 def test_the_teachers_head_finishes_the_students_map(matched: list[int]) -> None:
-    student, teacher = make_network([0.0, 0, 0]), make_network(CLASS_FACTORS)
-    (mean_s, deviation_s), (mean_t, deviation_t) = moments(STUDENT), moments(TEACHER)
-    crossed = [max(0.0, (value - mean_s) / (deviation_s + 1e-6) * deviation_t + mean_t) for value in STUDENT]
+    student, teacher = make_network(STUDENT_LAYERS, [0.0, 0, 0]), make_network(TEACHER_LAYERS, CLASS_FACTORS)
+    hidden_s, hidden_t = through(STUDENT, STUDENT_LAYERS[:3]), through(TEACHER, TEACHER_LAYERS[:3])
+    (mean_s, deviation_s), (mean_t, deviation_t) = moments(hidden_s), moments(hidden_t)
+    crossed = [(value - mean_s) / (deviation_s + 1e-6) * deviation_t + mean_t for value in hidden_s]
+    answers = []
+    for hidden in (crossed, hidden_t):
+        active = [max(0.0, value) for value in hidden]
+        answers.append([max(0.0, value) for value in through(active, TEACHER_LAYERS[3:])])
     expected_class = expected_box = 0.0
-    for index, (own, other) in enumerate(zip(crossed, TEACHER, strict=True)):
+    for index, (own, other) in enumerate(zip(*answers, strict=True)):
         if matched[index] == -2:  # between the matcher's thresholds
             continue
         for factor in CLASS_FACTORS[1:]:
@@ -104,7 +122,7 @@ def test_a_student_like_its_teacher_costs_nothing() -> None:
 
 
 def test_other_classes_are_an_error() -> None:
-    student, teacher = make_network([0.0, 0]), make_network(CLASS_FACTORS)
+    student, teacher = make_network(STUDENT_LAYERS, [0.0, 0]), make_network(TEACHER_LAYERS, CLASS_FACTORS)
     soft = {"matched": torch.tensor([[0, 0, 0, 0]]), "logits": torch.zeros(1, 4, 2)}
     step = make_step(
         make_map([STUDENT]),

@@ -132,23 +132,32 @@ def test_fbkd_compares_attention_and_features_under_it() -> None:
 
 
 def test_the_non_local_block_relates_all_pairs_of_cells() -> None:
-    block = NonLocal(2)  # one inner channel
-    weights = {"theta": [1.0, 2.0], "phi": [-1.0, 1.0], "value": [3.0, 1.0]}
-    for name, values in weights.items():
+    block = NonLocal(4)  # two inner channels
+    weights = {
+        "theta": [[1.0, 2, 0, 0], [0, 0, 1, -1]],
+        "phi": [[-1.0, 0, 1, 0], [0, 1, 0, 3]],
+        "value": [[3.0, 0, 0, 1], [0, 2, 1, 0]],
+        "out": [[2.0, 0], [0, -1], [1, 1], [0, 0]],
+    }
+    for name, rows in weights.items():
         layer = getattr(block, name)
-        layer.weight.data = torch.tensor(values).view(1, 2, 1, 1)
+        layer.weight.data = torch.tensor(rows)[:, :, None, None]
         nn.init.zeros_(layer.bias)
-    block.out.weight.data = torch.tensor([2.0, -1.0]).view(2, 1, 1, 1)
-    points = list(zip(*(cells(channel) for channel in STUDENT), strict=True))
+    points = [list(point) for point in zip(*(cells(channel) for channel in STUDENT + TEACHER), strict=True)]
 
-    def project(name: str, point: tuple[float, ...]) -> float:
-        return sum(weight * x for weight, x in zip(weights[name], point, strict=True))
+    def dot(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True))
 
-    found = block(make_map(*STUDENT))[0].detach().flatten(1)
+    def project(name: str, point: list[float]) -> list[float]:
+        return [dot(row, point) for row in weights[name]]
+
+    found = block(make_map(*STUDENT, *TEACHER))[0].detach().flatten(1)
     for i, point in enumerate(points):
-        pairs = (project("theta", point) * project("phi", other) * project("value", other) for other in points)
-        related = sum(pairs) / 4
-        assert found[:, i].tolist() == pytest.approx([point[0] + 2 * related, point[1] - related])
+        shares = [dot(project("theta", point), project("phi", other)) / 4 for other in points]
+        values = [project("value", other) for other in points]
+        related = [dot(shares, [value[c] for value in values]) for c in range(2)]
+        expected = [x + added for x, added in zip(point, project("out", related), strict=True)]
+        assert found[:, i].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("method", [CWD, PKD, MGD, FBKD])

@@ -71,14 +71,25 @@ def make_defeat(stage: str = "one_stage") -> DeFeat:
     return term
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.5])
-def test_defeat_decouples_objects_and_background(weight: float) -> None:
-    inside = {(y, x) for y in (1, 2) for x in (1, 2, 3)}
-    foreground = sum(weight * square(*cell) for cell in inside) / (2 * 2 * weight * len(inside))
-    background = sum(square(*cell) for cell in EVERY_CELL if cell not in inside) / (2 * 2 * (16 - len(inside)))
-    step = make_step(make_map(*STUDENT), make_map(*TEACHER), [[8, 8, 32, 24]], weights=[weight])
+@pytest.mark.parametrize("trust", [(1.0, 1.0), (0.5, 0.25)])
+def test_defeat_decouples_objects_and_background(trust: tuple[float, float]) -> None:
+    mask = {(y, x): trust[1] for y in (0, 1, 2, 3) for x in (0, 1)}
+    mask |= {(y, x): trust[0] for y in (1, 2) for x in (1, 2, 3)}
+    foreground = sum(weight * square(*cell) for cell, weight in mask.items()) / (2 * 2 * sum(mask.values()))
+    outside = [cell for cell in EVERY_CELL if cell not in mask]
+    background = sum(square(*cell) for cell in outside) / (2 * 2 * len(outside))
+    maps = make_map(*STUDENT), make_map(*TEACHER)
+    step = make_step(*maps, [[8, 8, 32, 24], [0, 0, 16, 32]], weights=trust)
     found = {name: value.item() for name, value in make_defeat()(step).items()}
     assert found == pytest.approx({"foreground": 3 * foreground, "background": 5 * background})
+
+
+def test_defeat_takes_the_mean_over_levels() -> None:
+    term = DeFeat(make_setup(2, levels=2), DistillConfig(defeat_background_weight=5.0))
+    identity(term.adapters)
+    maps = [make_map(*STUDENT), make_map(*STUDENT)], [make_map(*TEACHER), make_map(*TEACHER)]
+    expected = 5 * sum(square(*cell) for cell in EVERY_CELL) / (2 * 2 * 16)
+    assert term(make_step(*maps))["background"].item() == pytest.approx(expected)
 
 
 def test_defeat_decouples_positive_and_negative_proposals() -> None:
@@ -158,6 +169,16 @@ def test_fgd_focuses_on_boxes_and_attention() -> None:
     }
     step = make_step(make_map(*STUDENT), make_map(*TEACHER), boxes, weights=trust)
     assert {name: value.item() for name, value in term(step).items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_fgd_takes_the_mean_over_images_and_sums_levels() -> None:
+    student, teacher = make_map(*STUDENT), make_map(*TEACHER)
+    single = FGD(make_setup(2), DistillConfig())(make_step(student, teacher, [[0, 0, 7, 7]]))
+    maps = [[feature.repeat(2, 1, 1, 1)] * 2 for feature in (student, teacher)]
+    boxes: Rows = [[0, 0, 7, 7], [0, 0, 7, 7]]
+    found = FGD(make_setup(2, levels=2), DistillConfig())(make_step(*maps, boxes, image_index=[0, 1]))
+    for name, value in single.items():
+        torch.testing.assert_close(found[name], 2 * value)
 
 
 def test_fgd_without_boxes_has_background_alone_and_none_where_boxes_cover_all() -> None:

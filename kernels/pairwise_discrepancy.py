@@ -436,7 +436,7 @@ def pairwise_discrepancy(
         if levels:
             sizes = tiles, instances, prototypes, classes
             discrepancy_mean_kernel[(levels,)](sums, labels, class_offsets, loss, inverse_pairs, *sizes, **MEAN)
-    return loss, omega, [student_scale, teacher_scale, *inverse, omega.clone(), inverse_pairs]
+    return loss, omega, [student_scale, teacher_scale, *inverse, inverse_pairs]
 
 
 def pairwise_discrepancy_backward(
@@ -445,13 +445,14 @@ def pairwise_discrepancy_backward(
     teacher: Tensor,
     student_prototypes: Tensor,
     teacher_prototypes: Tensor,
+    omega: Tensor,
     state: list[Tensor],
     need_student: bool,
     need_teacher: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings' dtypes; [0] where not needed."""
     s, t, p, q = ready_vectors(student, teacher, student_prototypes, teacher_prototypes)
-    student_scale, teacher_scale, student_inverse, teacher_inverse, omega, inverse_pairs = state
+    student_scale, teacher_scale, student_inverse, teacher_inverse, inverse_pairs = state
     scale = loss_gradient * inverse_pairs
     own = (s, p, student_scale, student_inverse), (t, q, teacher_scale, teacher_inverse)
     with on_device_of(s):

@@ -157,8 +157,8 @@ void finish_gradient(const UnitRows<T>& rows, int64_t level, const int64_t* inst
   }
 }
 
-// Loss [L], omega [L,B], and the gradient of each embedding per unit of its level's loss (empty if not needed).
-using Result = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+// Loss [L], omega [L,B], and the gradients of both embeddings per unit of their level's loss (empty if not needed).
+using Result = std::tuple<Tensor, Tensor, std::vector<Tensor>>;
 
 template <class T>
 Result forward(const Tensor& student_rows, const Tensor& teacher_rows, const Tensor& student_prototypes,
@@ -203,7 +203,7 @@ Result forward(const Tensor& student_rows, const Tensor& teacher_rows, const Ten
     for (int64_t b = 0; b < blocks; ++b) sum += sums[level * blocks + b];
     data<T>(loss)[level] = static_cast<T>(sum * scale);
   }
-  return {loss, omega, student_gradient, teacher_gradient};
+  return {loss, omega, {student_gradient, teacher_gradient}};
 }
 
 Result pairwise_discrepancy(const Tensor& student, const Tensor& teacher, const Tensor& student_prototypes,

@@ -4,14 +4,15 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from gkd_fast.ops import _build
 
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+OLDEST_DEVICE = (8, 0)  # Ampere: bfloat16, and copies into shared memory beside the arithmetic
 
 
 def _checked(name: str, source: str) -> str:
@@ -25,11 +26,12 @@ _selected = _checked(os.environ.get("GKD_BACKEND", "auto"), "environment variabl
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Select the backend of every operator in this process: "auto", "reference" or "cpu".
+    """Select the backend of every operator in this process: one of `BACKENDS`.
 
-    "auto" takes the fastest one that runs here; any other name is taken at its word, and an operator that
-    it cannot run raises RuntimeError. The environment variable GKD_BACKEND sets the choice outside of this
-    context.
+    "auto" takes the fastest one that runs here: "cpu" (C++) for tensors of the CPU, "triton" or "cuda" (CUDA C++),
+    whichever the operator has, for those of a GPU, else "reference". Any other name is taken at its word, and an
+    operator that it cannot run raises RuntimeError. The environment variable GKD_BACKEND sets the choice outside
+    of this context. With TRITON_INTERPRET=1, "triton" runs on the CPU, in Triton's interpreter.
     """
     global _selected
     previous, _selected = _selected, _checked(name, "backend")
@@ -41,11 +43,15 @@ def use_backend(name: str) -> Iterator[None]:
 
 def backends() -> dict[str, str]:
     """Status of every backend on this machine: "available", or why it is not."""
-    return {"reference": "available", "cpu": load_cpu() or "available"}
+    return {"reference": "available"} | {name: load() or "available" for name, load in _LOADERS.items()}
 
 
 def backend_for(operator: str, device: torch.device, kernels: tuple[str, ...] = ("cpu",)) -> str:
-    """Backend that runs `operator` on `device`; `kernels` are those it has beside the reference."""
+    """Backend that runs `operator` on `device`.
+
+    `kernels` are those that it has for these inputs beside the reference; the reference is among them where
+    it is meant to run on devices that the others are not for.
+    """
     return _resolve(_selected, operator, device.type, kernels)
 
 
@@ -54,21 +60,38 @@ def _resolve(selected: str, operator: str, device: str, kernels: tuple[str, ...]
     if selected == "reference":
         return selected
     if selected == "auto":
-        return "cpu" if device == "cpu" and "cpu" in kernels and not _missing() else "reference"
-    if selected not in kernels or device != "cpu":
-        raise RuntimeError(f"{operator}: backend {selected!r} has no kernel for tensors on {device}")
-    reason = load_cpu()
+        fitting = next((name for name in kernels if _DEVICES.get(name, device) == device), None)
+        if fitting is None and device != "meta":
+            _warn(f"{operator} has no kernel for such tensors on {device}", device)
+        reason = _LOADERS[fitting]() if fitting in _LOADERS else ""
+        if reason:
+            _warn(reason, device)
+        return "reference" if reason or fitting is None else fitting
+    fits = _DEVICES[selected] == device or (selected == "triton" and device == "cpu" and _interpreting())
+    if selected not in kernels or not fits:
+        raise RuntimeError(f"{operator}: backend {selected!r} has no kernel for such tensors on {device}")
+    reason = _LOADERS[selected]()
     if reason:
         raise RuntimeError(f"{operator}: backend {selected!r} is not available: {reason}")
     return selected
 
 
+def implementation(operator: torch._ops.OpOverload, backend: str, device: torch.device) -> Callable:
+    """What runs a raw operator: torch finds it by the device, but for Triton's interpreter.
+
+    The interpreter takes tensors of the CPU, where torch would find the compiled kernel.
+    """
+    if backend == "triton" and device.type == "cpu":
+        from gkd_fast.kernels.launchers import LAUNCHERS
+
+        return LAUNCHERS[operator._schema.name.removeprefix("gkd_fast::")]
+    return operator
+
+
 @functools.cache
-def _missing() -> bool:
-    reason = load_cpu()
-    if reason:
-        warnings.warn(f"gkd_fast: the slower reference operators run on the CPU: {reason}", stacklevel=2)
-    return bool(reason)
+def _warn(reason: str, device: str) -> None:
+    name = "the CPU" if device == "cpu" else device
+    warnings.warn(f"gkd_fast: the slower reference operators run on {name}: {reason}", stacklevel=2)
 
 
 @functools.cache
@@ -84,6 +107,42 @@ def load_cpu() -> str:
         _build.compile_library(directory)
     except Exception as error:  # whatever is wrong with a toolchain, training goes on with the reference
         return _short_reason(error)
+    return ""
+
+
+@functools.cache
+def load_cuda() -> str:
+    """Load the CUDA C++ operators, compiling them first if need be; returns why it failed, or ""."""
+    return _unusable_device() or _build.load_cuda()
+
+
+@functools.cache
+def load_triton() -> str:
+    """Import the Triton operators and register them; returns why they cannot run here, or ""."""
+    reason = "" if _interpreting() else _unusable_device()
+    if reason:
+        return reason
+    try:
+        import gkd_fast.kernels.launchers  # noqa: F401
+    except Exception as error:  # no triton for this platform, or one that does not suit this torch
+        return _short_reason(error)
+    return ""
+
+
+_LOADERS = {"cpu": load_cpu, "triton": load_triton, "cuda": load_cuda}
+_DEVICES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _unusable_device() -> str:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    found = torch.cuda.get_device_capability()
+    if found < OLDEST_DEVICE:
+        return f"expected a device of compute capability 8.0 or later, got {found[0]}.{found[1]}"
     return ""
 
 

@@ -13,3 +13,8 @@ def define(schema: str, fake: Callable) -> torch._ops.OpOverload:
     _LIBRARY.define(schema)
     torch.library.register_fake(f"gkd_fast::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.gkd_fast, name).default
+
+
+def implement(operator: torch._ops.OpOverload, function: Callable, key: str) -> None:
+    """Run a Python function as the raw operator on the devices of one dispatch key."""
+    _LIBRARY.impl(operator._schema.name.removeprefix("gkd_fast::"), function, key)

@@ -18,7 +18,7 @@ from gkd_fast.ops._checks import (
     check_strides,
     check_tensor,
 )
-from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._dispatch import backend_for, implementation
 from gkd_fast.ops._library import define
 
 
@@ -74,13 +74,15 @@ def masked_imitation(
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
     """
     _check(student, teacher, boxes, image_index, omega, strides, overlap, base_size)
-    if backend_for("masked_imitation", boxes.device) == "reference":
+    double = accumulation_dtype(student[0].dtype, teacher[0].dtype) == torch.float64
+    backend = backend_for("masked_imitation", boxes.device, ("cpu",) if double else ("cpu", "triton"))
+    if backend == "reference":
         sums = reference.masked_imitation(
             student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size
         )
     else:
         options = [float(s) for s in strides], overlap == "last", float(base_size)
-        sums = _Imitation.apply(len(student), boxes, image_index, omega, *options, *student, *teacher)
+        sums = _Imitation.apply(backend, len(student), boxes, image_index, omega, *options, *student, *teacher)
     return ImitationSums(*sums)
 
 
@@ -132,6 +134,7 @@ class _Imitation(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        backend: str,
         levels: int,
         boxes: Tensor,
         image_index: Tensor,
@@ -142,8 +145,9 @@ class _Imitation(torch.autograd.Function):
         *maps: Tensor,
     ) -> tuple[Tensor, ...]:
         student, teacher = maps[:levels], maps[levels:]
-        *sums, weights = _forward(student, teacher, boxes, image_index, omega, strides, last, base_size)
-        ctx.levels = levels
+        forward = implementation(_forward, backend, boxes.device)
+        *sums, weights = forward(student, teacher, boxes, image_index, omega, strides, last, base_size)
+        ctx.backend, ctx.levels = backend, levels
         ctx.save_for_backward(weights, *maps)
         ctx.mark_non_differentiable(*sums[2:])
         return tuple(sums)
@@ -153,9 +157,10 @@ class _Imitation(torch.autograd.Function):
     def backward(ctx: Any, foreground: Tensor, background: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         weights, *maps = ctx.saved_tensors
         need = ctx.needs_input_grad[-len(maps) :]
-        gradients = _backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
+        backward = implementation(_backward, ctx.backend, weights.device)
+        gradients = backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
         wanted = (g if needed else None for g, needed in zip(gradients, need, strict=True))
-        return *(None for _ in range(7)), *wanted
+        return *(None for _ in range(8)), *wanted
 
 
 def _check(

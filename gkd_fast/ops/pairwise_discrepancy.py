@@ -8,8 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from gkd_fast.ops import reference
 from gkd_fast.ops._checks import accumulation_dtype, check_same_device, check_size, check_tensor
-from gkd_fast.ops._dispatch import backend_for
-from gkd_fast.ops._library import define
+from gkd_fast.ops._dispatch import backend_for, implementation
+from gkd_fast.ops._library import define, implement
 
 
 def pairwise_discrepancy(
@@ -48,9 +48,11 @@ def pairwise_discrepancy(
     """
     _check(student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
     inputs = (student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
-    if backend_for("pairwise_discrepancy", student.device) == "reference":
+    double = accumulation_dtype(*(t.dtype for t in inputs[:4])) == torch.float64
+    backend = backend_for("pairwise_discrepancy", student.device, ("cpu",) if double else ("cpu", "triton"))
+    if backend == "reference":
         return reference.pairwise_discrepancy(*inputs)
-    return _Discrepancy.apply(*inputs, torch.is_grad_enabled())
+    return _Discrepancy.apply(*inputs, torch.is_grad_enabled(), backend)
 
 
 def _fake(
@@ -62,27 +64,71 @@ def _fake(
     class_offsets: Tensor,
     need_student: bool,
     need_teacher: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     dtype = accumulation_dtype(*(t.dtype for t in (student, teacher, student_prototypes, teacher_prototypes)))
+    rows, prototypes = student.shape[:2], student_prototypes.shape[:2]
+    if student.is_cuda:
+        state = rows, rows, prototypes, prototypes, rows[:1]
+    else:
+        state = student.shape if need_student else (0,), teacher.shape if need_teacher else (0,)
+    loss, omega = (student.new_empty(shape, dtype=dtype) for shape in (rows[:1], rows))
+    return loss, omega, [student.new_empty(shape, dtype=dtype) for shape in state]
+
+
+def _fake_backward(
+    loss_gradient: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    omega: Tensor,
+    state: list[Tensor],
+    need_student: bool,
+    need_teacher: bool,
+) -> tuple[Tensor, Tensor]:
     return (
-        student.new_empty(student.shape[:1], dtype=dtype),
-        student.new_empty(student.shape[:2], dtype=dtype),
-        student.new_empty(student.shape if need_student else (0,), dtype=dtype),
-        teacher.new_empty(teacher.shape if need_teacher else (0,), dtype=dtype),
+        student.new_empty(student.shape if need_student else (0,)),
+        teacher.new_empty(teacher.shape if need_teacher else (0,)),
     )
 
 
+_VECTORS = "Tensor student, Tensor teacher, Tensor student_prototypes, Tensor teacher_prototypes"
+# The state is the kernel's own affair. On the CPU it is the gradient per unit gradient of each level's loss, made
+# beside the loss; on a GPU, lengths and weights from which the backward pass computes the cosines again.
 _forward = define(
-    "pairwise_discrepancy(Tensor student, Tensor teacher, Tensor student_prototypes,"
-    " Tensor teacher_prototypes, Tensor labels, Tensor class_offsets, bool need_student, bool need_teacher)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    f"pairwise_discrepancy({_VECTORS}, Tensor labels, Tensor class_offsets, bool need_student, bool need_teacher)"
+    " -> (Tensor loss, Tensor omega, Tensor[] state)",
     _fake,
+)
+_backward = define(
+    f"pairwise_discrepancy_backward(Tensor loss_gradient, {_VECTORS}, Tensor omega, Tensor[] state,"
+    " bool need_student, bool need_teacher) -> (Tensor, Tensor)",
+    _fake_backward,
 )
 
 
-class _Discrepancy(torch.autograd.Function):
-    """The kernel returns the gradients per unit gradient of each level's loss: backward only scales them."""
+def _scale_state(
+    loss_gradient: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    omega: Tensor,
+    state: list[Tensor],
+    need_student: bool,
+    need_teacher: bool,
+) -> tuple[Tensor, Tensor]:
+    student_gradient, teacher_gradient = (
+        (loss_gradient[:, None, None] * unit).to(embedding.dtype) if needed else embedding.new_empty(0)
+        for unit, embedding, needed in zip(state, (student, teacher), (need_student, need_teacher), strict=True)
+    )
+    return student_gradient, teacher_gradient
 
+
+implement(_backward, _scale_state, "CPU")
+
+
+class _Discrepancy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -93,24 +139,25 @@ class _Discrepancy(torch.autograd.Function):
         labels: Tensor,
         class_offsets: Tensor,
         grad_enabled: bool,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
+        ctx.backend = backend
+        vectors = student, teacher, student_prototypes, teacher_prototypes
         need = tuple(grad_enabled and needed for needed in ctx.needs_input_grad[:2])
-        loss, omega, *gradients = _forward(
-            student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets, *need
-        )
-        ctx.dtypes = student.dtype, teacher.dtype
-        ctx.save_for_backward(*gradients)
+        forward = implementation(_forward, backend, student.device)
+        loss, omega, state = forward(*vectors, labels, class_offsets, *need)
+        ctx.save_for_backward(*vectors, omega, *state)
         ctx.mark_non_differentiable(omega)
         return loss, omega
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (
-            (loss_gradient[:, None, None] * unit).to(dtype) if needed else None
-            for unit, dtype, needed in zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[:2], strict=True)
-        )
-        return *scaled, None, None, None, None, None
+        need = ctx.needs_input_grad[:2]
+        *inputs, state = *ctx.saved_tensors[:5], list(ctx.saved_tensors[5:])
+        backward = implementation(_backward, ctx.backend, loss_gradient.device)
+        gradients = backward(loss_gradient, *inputs, state, *need)
+        return *(g if needed else None for g, needed in zip(gradients, need, strict=True)), *(None for _ in range(6))
 
 
 def _check(

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from gkd_fast.ops import reference
 from gkd_fast.ops._checks import accumulation_dtype, check_same_device, check_size, check_tensor
-from gkd_fast.ops._dispatch import backend_for
+from gkd_fast.ops._dispatch import backend_for, implementation
 from gkd_fast.ops._library import define
 
 
@@ -32,9 +32,11 @@ def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
     check_size("prototypes", "L", prototypes.shape[0], embeddings.shape[0])
     check_size("prototypes", "C", prototypes.shape[2], embeddings.shape[2])
     check_same_device(embeddings=embeddings, prototypes=prototypes)
-    if backend_for("prototype_projection", embeddings.device) == "reference":
+    double = accumulation_dtype(embeddings.dtype, prototypes.dtype) == torch.float64
+    backend = backend_for("prototype_projection", embeddings.device, ("cpu",) if double else ("cpu", "triton"))
+    if backend == "reference":
         return reference.prototype_projection(embeddings, prototypes)
-    return _Projection.apply(embeddings, prototypes)
+    return _Projection.apply(embeddings, prototypes, backend)
 
 
 def _fake(embeddings: Tensor, prototypes: Tensor) -> Tensor:
@@ -61,13 +63,14 @@ _backward = define(
 
 class _Projection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, prototypes: Tensor) -> Tensor:
+    def forward(ctx: Any, embeddings: Tensor, prototypes: Tensor, backend: str) -> Tensor:
+        ctx.backend = backend
         ctx.save_for_backward(embeddings, prototypes)
-        return _forward(embeddings, prototypes)
+        return implementation(_forward, backend, embeddings.device)(embeddings, prototypes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        need = ctx.needs_input_grad
-        gradients = _backward(gradient, *ctx.saved_tensors, *need)
-        return tuple(g if needed else None for g, needed in zip(gradients, need, strict=True))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        need = ctx.needs_input_grad[:2]
+        gradients = implementation(_backward, ctx.backend, gradient.device)(gradient, *ctx.saved_tensors, *need)
+        return *(g if needed else None for g, needed in zip(gradients, need, strict=True)), None

@@ -1,0 +1,23 @@
+"""The raw operators that Triton runs: imported when the first of them is called for."""
+
+import torch
+
+from gkd_fast.kernels.masked_imitation import masked_imitation, masked_imitation_backward
+from gkd_fast.kernels.pairwise_discrepancy import pairwise_discrepancy, pairwise_discrepancy_backward
+from gkd_fast.kernels.prototype_projection import prototype_projection, prototype_projection_backward
+
+LAUNCHERS = {
+    launcher.__name__: launcher
+    for launcher in (
+        prototype_projection,
+        prototype_projection_backward,
+        pairwise_discrepancy,
+        pairwise_discrepancy_backward,
+        masked_imitation,
+        masked_imitation_backward,
+    )
+}
+
+_LIBRARY = torch.library.Library("gkd_fast", "IMPL")
+for _name, _launcher in LAUNCHERS.items():
+    _LIBRARY.impl(_name, _launcher, "CUDA")

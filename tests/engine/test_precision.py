@@ -131,7 +131,7 @@ def test_the_run_stops_and_its_last_checkpoint_is_good(tmp_path: Path, monkeypat
 
     broken = True
     monkeypatch.setattr(TrainStep, "distil", spoilt)
-    with pytest.raises(RunError, match="gkd_global and gkd_foreground and .* 2 bad steps in a row"):
+    with pytest.raises(RunError, match=r"gkd_global and gkd_foreground and .* 2 bad steps in a row"):
         train.main([*options, "--output", str(tmp_path / "run")])
     broken = False
     train.main(["--resume", "--output", str(tmp_path / "run")])

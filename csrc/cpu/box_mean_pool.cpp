@@ -1,8 +1,8 @@
 // Mean of the feature cells under each box.
 //
-// A map whose cells lie together (NCHW) is taken plane by plane: few cells under boxes are summed directly, many through
-// sums over columns, whose cost depends neither on the number of boxes nor on their height. A channels_last map is taken
-// box by box forward and row by row backward. Every result is written by one task, in an order that does not depend on
+// Few cells under boxes are summed directly, many through sums over columns, whose cost depends neither on the number of
+// boxes nor on their height. A map whose cells lie together (NCHW) is taken plane by plane; a channels_last map box by box
+// or in blocks of channels forward, and row by row backward. Every result is written by one task, in an order that does not depend on
 // the number of threads.
 #include <algorithm>
 #include <cmath>
@@ -174,17 +174,68 @@ class PlaneGradient {
 // Mean over the cells of one box of all channels of a channels_last map.
 template <class T>
 void pool_channels(const FeatureMap& map, int64_t image, const Cells& cells, T* out) {
-  std::vector<T> buffer(map.channels), row(map.channels);
+  std::vector<T> buffer(map.channels);
   std::vector<double> total(map.channels);
-  for (int64_t y = cells.top; y < cells.bottom; ++y) {
-    std::fill(row.begin(), row.end(), T(0));
+  for (int64_t y = cells.top; y < cells.bottom; ++y)
     for (int64_t x = cells.left; x < cells.right; ++x) {
       const T* values = map.read(Run{image, 0, y * map.width + x, map.channels, false}, buffer.data());
-      for (int64_t c = 0; c < map.channels; ++c) row[c] += values[c];
+      for (int64_t c = 0; c < map.channels; ++c) total[c] += values[c];
     }
-    for (int64_t c = 0; c < map.channels; ++c) total[c] += row[c];
-  }
   for (int64_t c = 0; c < map.channels; ++c) out[c] = static_cast<T>(total[c] / cells.area());
+}
+
+// Means of all boxes of an image for some channels of a channels_last map: sums over columns grow row by row, and a box
+// subtracts its part of them where it begins and adds it where it ends.
+template <class T>
+void pool_block(const Level& level, int64_t image, int64_t first, int64_t count, T* out) {
+  struct Edge {
+    int64_t row, index;
+    double sign;
+  };
+  const FeatureMap& map = level.map;
+  const std::vector<Cells>& boxes = level.boxes[image];
+  std::vector<Edge> edges;
+  for (size_t i = 0; i < boxes.size(); ++i) {
+    edges.push_back({boxes[i].top, static_cast<int64_t>(i), -1.0});
+    edges.push_back({boxes[i].bottom, static_cast<int64_t>(i), 1.0});
+  }
+  std::sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) { return a.row < b.row; });
+  std::vector<double> columns(map.width * count), totals(boxes.size() * count);
+  std::vector<T> buffer(count);
+  auto edge = edges.begin();
+  for (int64_t y = 0; edge != edges.end(); ++y) {
+    for (; edge != edges.end() && edge->row == y; ++edge) {
+      double* total = totals.data() + edge->index * count;
+      for (int64_t x = boxes[edge->index].left; x < boxes[edge->index].right; ++x)
+        for (int64_t c = 0; c < count; ++c) total[c] += edge->sign * columns[x * count + c];
+    }
+    for (int64_t x = 0; x < map.width && edge != edges.end(); ++x) {
+      const T* values = map.read(Run{image, first, y * map.width + x, count, false}, buffer.data());
+      for (int64_t c = 0; c < count; ++c) columns[x * count + c] += values[c];
+    }
+  }
+  for (size_t i = 0; i < boxes.size(); ++i)
+    for (int64_t c = 0; c < count; ++c)
+      out[boxes[i].box * map.channels + first + c] = static_cast<T>(totals[i * count + c] / boxes[i].area());
+}
+
+constexpr int64_t kBlockChannels = 64;  // their sums over columns stay in the second-level cache
+
+template <class T>
+void pool_channels_last(const Level& level, T* out) {
+  const int64_t channels = level.map.channels;
+  for (int64_t image = 0; image < level.map.images; ++image) {
+    const std::vector<Cells>& own = level.boxes[image];
+    const bool crowded = level.crowded(image);
+    const int64_t tasks = crowded ? (channels + kBlockChannels - 1) / kBlockChannels : own.size();
+    torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        if (crowded)
+          pool_block(level, image, i * kBlockChannels, std::min(kBlockChannels, channels - i * kBlockChannels), out);
+        else
+          pool_channels(level.map, image, own[i], out + own[i].box * channels);
+    });
+  }
 }
 
 // Gradient of one row of cells of a channels_last map: a running sum of the boxes that begin and end along it.
@@ -241,16 +292,8 @@ Tensor forward(const std::vector<Level>& levels, const Tensor& like, int64_t box
       pool(levels[l], image, channel, means + l * boxes * channels + channel);
     };
   });
-  for (int64_t l = 0; l < count; ++l) {
-    if (levels[l].by_planes()) continue;
-    for (int64_t image = 0; image < levels[l].map.images; ++image) {
-      const std::vector<Cells>& own = levels[l].boxes[image];
-      torch::stable::parallel_for(0, own.size(), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          pool_channels(levels[l].map, image, own[i], means + (l * boxes + own[i].box) * channels);
-      });
-    }
-  }
+  for (int64_t l = 0; l < count; ++l)
+    if (!levels[l].by_planes()) pool_channels_last(levels[l], means + l * boxes * channels);
   return out;
 }
 

@@ -20,11 +20,4 @@ inline void use_huge_pages(Tensor& tensor) {
 #endif
 }
 
-// A new tensor of the dtype of `like`.
-inline Tensor new_result(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  Tensor tensor = new_tensor(like, sizes, like.scalar_type());
-  use_huge_pages(tensor);
-  return tensor;
-}
-
 }  // namespace gkd

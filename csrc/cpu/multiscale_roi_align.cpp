@@ -226,7 +226,7 @@ Tensor forward(const std::vector<Tensor>& features, const Tensor& boxes, const T
     for (int64_t i = begin; i < end; ++i) lanes[i].set(rois[i].columns, maps[rois[i].level].width);
   });
 
-  Tensor result = new_result(features[0], {count, channels, options.rows, options.columns});
+  Tensor result = new_tensor(features[0], {count, channels, options.rows, options.columns}, features[0].scalar_type());
   T* out = data<T>(result);
   torch::stable::parallel_for(0, static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end) {
     std::vector<A> pooled(kInterleavedChannels * bins + kWidth<A>);

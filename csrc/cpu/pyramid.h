@@ -1,8 +1,8 @@
 // Feature pyramids whose maps are read row by row or cell by cell, and their gradients.
 #pragma once
 
+#include "../common.h"
 #include "feature_map.h"
-#include "huge_pages.h"
 
 namespace gkd {
 
@@ -40,10 +40,10 @@ inline std::vector<Tensor> new_gradients(const Tensor& like, const PyramidShape&
   for (int64_t l = 0; l < shape.levels(); ++l) {
     const int64_t n = shape.images, c = shape.channels, h = shape.heights[l], w = shape.widths[l];
     if (shape.channels_last[l]) {
-      const Tensor cells = new_result(like, {n, h, w, c});
+      const Tensor cells = new_tensor(like, {n, h, w, c}, like.scalar_type());
       gradients.push_back(torch::stable::transpose(torch::stable::transpose(cells, 1, 3), 2, 3));
     } else {
-      gradients.push_back(new_result(like, {n, c, h, w}));
+      gradients.push_back(new_tensor(like, {n, c, h, w}, like.scalar_type()));
     }
   }
   return gradients;

@@ -124,6 +124,27 @@ def test_kernel_agrees_with_the_reference(dtype, layout, boxes):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_error_is_within_the_reference_s(dtype, channels_last):
+    features = pyramid(channels=24, sizes=((60, 70), (30, 35), (15, 18)), dtype=dtype, channels_last=channels_last)
+    boxes, index = boxes_of(150, extent=(280.0, 240.0))
+    cotangent = torch.randn(3, 150, 24, generator=torch.Generator().manual_seed(1))
+
+    def run(backend, dtype):
+        with ops.use_backend(backend):
+            means, gradients = values_and_gradients([f.to(dtype) for f in features], boxes, index, cotangent)
+        return [means, *gradients]
+
+    truth = run("reference", torch.float64)
+    kernel, reference = (
+        [(got.double() - want).square().mean().sqrt().item() for got, want in zip(run(name, dtype), truth, strict=True)]
+        for name in ("cpu", "reference")
+    )
+    for error, budget in zip(kernel, reference, strict=True):
+        assert error <= 1.001 * budget
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("count", [7, 200])
 def test_same_bits_for_any_number_of_threads(channels_last, count):
     features = pyramid(channels=33, channels_last=channels_last)

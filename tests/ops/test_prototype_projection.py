@@ -78,11 +78,11 @@ def test_error_is_within_the_reference_s(dtype):
 
     truth = run(exact_x, exact_p, "reference")
     errors = [
-        [(g.double() - t).abs().max().item() for g, t in zip(run(x, p, backend), truth, strict=True)]
+        [(g.double() - t).square().mean().sqrt().item() for g, t in zip(run(x, p, backend), truth, strict=True)]
         for backend in ("cpu", "reference")
     ]
     for kernel, reference in zip(*errors, strict=True):
-        assert kernel <= 1.5 * reference
+        assert kernel <= 1.001 * reference  # inputs in half precision: both are off by the rounding of the result
 
 
 def test_mixed_dtypes_and_gradient_dtypes(backend):

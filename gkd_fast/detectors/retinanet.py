@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from gkd_fast.detectors.base import (
     SoftPairs,
@@ -52,8 +52,8 @@ class RetinaNetAdapter:
         anchors = self.model.anchor_generator(images, features)
         matched = [self._match(boxes, target["boxes"]) for boxes, target in zip(anchors, targets, strict=True)]
         losses = {
-            f"loss_{name}": value
-            for name, value in self.model.head.compute_loss(targets, outputs, anchors, matched).items()
+            "loss_classification": self._classification_loss(outputs["cls_logits"], targets, matched),
+            "loss_bbox_regression": self._box_loss(outputs, targets, anchors, matched),
         }
         soft = {"logits": outputs["cls_logits"], "matched": torch.stack(matched)}
         return StudentPass(losses, features, ground_truth_instances(targets), targets, soft)
@@ -68,20 +68,72 @@ class RetinaNetAdapter:
             raise ValueError(
                 f"teacher's anchors and classes: expected logits {list(logits.shape)}, got {list(teacher_logits.shape)}"
             )
+        counts = [len(target["labels"]) for target in own.targets]
+        instance = torch.stack([boxes + sum(counts[:number]) for number, boxes in enumerate(matched)])
         image, anchor = torch.where(matched >= 0)
-        counts = torch.bincount(own.instances.image_index, minlength=len(matched))
-        first = counts.cumsum(0) - counts
         return SoftPairs(
             student=logits[image, anchor, 1:],
             teacher=teacher_logits[image, anchor, 1:],
-            instance=first[image] + matched[image, anchor],
+            instance=instance[image, anchor],
             level=self._anchor_levels(features)[anchor],
         )
 
     def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         if len(boxes) == 0:
             return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
-        return self.model.proposal_matcher(box_iou(boxes, anchors))
+        matcher = self.model.proposal_matcher
+        iou = box_iou(boxes, anchors)
+        best, index = iou.max(0)
+        matched = torch.where(best < matcher.high_threshold, matcher.BETWEEN_THRESHOLDS, index)
+        matched = torch.where(best < matcher.low_threshold, matcher.BELOW_LOW_THRESHOLD, matched)
+        if matcher.allow_low_quality_matches:
+            matched = torch.where((iou == iou.amax(1, keepdim=True)).any(0), index, matched)
+        return matched
+
+    def _classification_loss(self, logits: Tensor, targets: list[dict[str, Tensor]], matched: list[Tensor]) -> Tensor:
+        """Focal loss as torchvision's, with zeros in the place of selected anchors: no size depends on the data.
+
+        Args:
+            logits: [N,A,K+1].
+            targets: boxes and labels of each image.
+            matched: int64 [A] of each image, the anchor's box; -1: background, -2: to be ignored.
+        """
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        losses = []
+        for image_logits, target, boxes in zip(logits, targets, matched, strict=True):
+            positive = boxes >= 0
+            truth = torch.zeros_like(image_logits)
+            if len(target["labels"]):
+                labels = target["labels"][boxes.clamp(min=0)]
+                truth = ((labels[:, None] == classes) & positive[:, None]).to(truth.dtype)
+            loss = sigmoid_focal_loss(image_logits, truth, reduction="none").sum(1)
+            ignored = boxes == self.model.proposal_matcher.BETWEEN_THRESHOLDS
+            losses.append(loss.masked_fill(ignored, 0).sum() / positive.sum().clamp(min=1))
+        return torch.stack(losses).mean()
+
+    def _box_loss(
+        self,
+        outputs: dict[str, Tensor],
+        targets: list[dict[str, Tensor]],
+        anchors: list[Tensor],
+        matched: list[Tensor],
+    ) -> Tensor:
+        """L1 loss of the box offsets as torchvision's, again with zeros; other losses are left to torchvision."""
+        head = self.model.head.regression_head
+        if head._loss_type != "l1":
+            return head.compute_loss(targets, outputs, anchors, matched)
+        losses = []
+        for offsets, target, image_anchors, boxes in zip(
+            outputs["bbox_regression"], targets, anchors, matched, strict=True
+        ):
+            positive = boxes >= 0
+            if len(target["boxes"]) == 0:
+                losses.append(offsets.sum() * 0)
+                continue
+            truth = head.box_coder.encode_single(target["boxes"][boxes.clamp(min=0)], image_anchors)
+            difference = (offsets - truth).abs().sum(1).masked_fill(~positive, 0)
+            losses.append(difference.sum() / positive.sum().clamp(min=1))
+        return torch.stack(losses).mean()
 
     def _anchor_levels(self, features: list[Tensor]) -> Tensor:
         per_cell = self.model.anchor_generator.num_anchors_per_location()

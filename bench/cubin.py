@@ -5,6 +5,7 @@ Triton's wheel brings NVIDIA's cuobjdump and nvdisasm, which read what Triton an
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ import triton
 SYSTEM_SHARED, FIRST_WITH_SYSTEM_SHARED = 1024, 90
 _ARCH = re.compile(r"^\s*code for sm_(\d+)|^arch = sm_(\d+)", re.MULTILINE)
 _USAGE = re.compile(r"Function (\S+):\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_SECTION = re.compile(r"^\.nv\.info\.(\S+)$", re.MULTILINE)
+_BOUNDS = re.compile(r"EIATTR_(?:MAX_THREADS|REQNTID)\s+Format:\s+EIFMT_SVAL\s+Value:\s+((?:0x[0-9a-f]+ ?)+)")
 _CODE = re.compile(r"^\s*Function : (\S+)$", re.MULTILINE)
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 _TENSOR_CORE = re.compile(r"(?:H|I|D|Q|O|HG|IG|QG|BG|UTC[A-Z])MMA\b")
@@ -29,11 +32,12 @@ class Facts:
     """One kernel on one architecture.
 
     Attributes:
-        kernel: its name; demangled where c++filt is there.
+        kernel: its name; demangled where c++filt is there, without parameters.
         arch: compute capability as in sm_80.
         registers: of a thread.
         stack: bytes of a thread: arrays in local memory, and registers kept there.
         shared: bytes of static shared memory of a block.
+        threads: of a block, at most: the launch bounds; 0 where the kernel states none.
         spills: instructions that load or store local memory.
         loads, loads128, stores, stores128: instructions on global memory, and those of 16 bytes a thread.
         shared128: instructions that load or store 16 bytes a thread of shared memory.
@@ -47,6 +51,7 @@ class Facts:
     registers: int
     stack: int
     shared: int
+    threads: int
     spills: int
     loads: int
     loads128: int
@@ -58,7 +63,7 @@ class Facts:
     products: int
 
 
-COUNTED = tuple(field.name for field in fields(Facts))[5:]  # the fields that count instructions
+COUNTED = tuple(field.name for field in fields(Facts))[6:]  # the fields that count instructions
 
 
 def read_facts(path: Path) -> list[Facts]:
@@ -73,21 +78,38 @@ def read_facts(path: Path) -> list[Facts]:
         for arch, text in _by_arch(_cuobjdump("-res-usage", path), path)
         for name, *numbers in _USAGE.findall(text)
     }
+    threads = {
+        (arch, name): _threads(text)
+        for arch, dump in _by_arch(_cuobjdump("-elf", path), path)
+        for name, text in _named_parts(_SECTION, dump)
+    }
     found = []
     for arch, text in _by_arch(_cuobjdump("-sass", path), path):
-        _, *parts = _CODE.split(text)
-        for name, code in zip(parts[::2], parts[1::2], strict=True):
-            found.append(_facts(_demangled(name), arch, usage[arch, name], _INSTRUCTION.findall(code)))
+        for name, code in _named_parts(_CODE, text):
+            key = arch, name
+            found.append(_facts(_demangled(name), arch, usage[key], threads[key], _INSTRUCTION.findall(code)))
     if not found:
         raise ValueError(f"{path}: expected GPU code, found none")
     return found
 
 
-def _facts(kernel: str, arch: int, usage: list[int], instructions: list[str]) -> Facts:
+def _named_parts(head: re.Pattern[str], text: str) -> list[tuple[str, str]]:
+    """The text after each head line, up to the next, with the name in the head."""
+    _, *parts = head.split(text)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _threads(section: str) -> int:
+    """Threads of a block by the launch bounds x * y * z."""
+    bounds = _BOUNDS.search(section)
+    return math.prod(int(size, 16) for size in bounds[1].split()) if bounds else 0
+
+
+def _facts(kernel: str, arch: int, usage: list[int], threads: int, instructions: list[str]) -> Facts:
     registers, stack, shared, _ = usage
     system = SYSTEM_SHARED if arch >= FIRST_WITH_SYSTEM_SHARED else 0
     counts = Counter(kind for name in instructions for kind in _kinds(name))
-    return Facts(kernel, arch, registers, stack, max(0, shared - system), *(counts[kind] for kind in COUNTED))
+    return Facts(kernel, arch, registers, stack, max(0, shared - system), threads, *(counts[kind] for kind in COUNTED))
 
 
 def _kinds(instruction: str) -> list[str]:
@@ -124,10 +146,12 @@ def _number(mark: re.Match[str]) -> int:
 
 @cache
 def _demangled(name: str) -> str:
+    """A C++ kernel's name with its template arguments, without its parameters; another's as it is."""
     tool = shutil.which("c++filt")
     if tool is None or not name.startswith("_Z"):
         return name
-    return subprocess.run([tool, name], capture_output=True, text=True, check=True).stdout.strip()
+    full = subprocess.run([tool, "--no-params", name], capture_output=True, text=True, check=True).stdout
+    return full.strip().replace("(anonymous namespace)::", "")
 
 
 @cache

@@ -1,0 +1,116 @@
+"""`python -m bench.gpu_report`: every GPU kernel as compiled for every architecture, held to its budget.
+
+Needs no GPU: registers, spills, shared memory and instructions are read from the machine code, occupancy follows
+from the architectures' limits, and the least times are an estimate by bytes and operations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from bench.budget import load_budgets, make_budget, write_budgets
+from bench.compiled import ARCHITECTURES, Compiled, compile_all, list_jobs, toolchain
+from bench.cuda_library import CudaUnavailableError, compile_cuda, nvcc_version
+from bench.judge import judge
+from bench.occupancy import WARP, occupancy
+from bench.roofline import CEILINGS, count
+from bench.shapes import COCO
+
+COLUMNS = (
+    *("kernel", "form", "sm", "warps", "registers", "spills", "shared", "occupancy", "16-byte loads"),
+    *("16-byte stores", "atomics", "tensor core", "budget"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile, print, and return 1 where a budget is broken; or write the budgets."""
+    options = _parse(argv)
+    groups = [("triton", toolchain(), compile_all(list_jobs(options.arch)))]
+    try:
+        groups.append(("cuda", nvcc_version(), compile_cuda(options.arch)))
+    except CudaUnavailableError as error:
+        print(f"CUDA C++ kernels: NOT CHECKED, {error}\n")
+    if options.write_budgets:
+        for name, made_with, kernels in groups:
+            budgets = {(k.kernel, k.form, k.facts.arch): make_budget(k.facts, k.shared) for k in kernels}
+            print(f"wrote {write_budgets(name, made_with, budgets)}: {len(budgets)} budgets")
+        return 0
+    broken = 0
+    for name, made_with, kernels in groups:
+        verdicts, remarks = judge(kernels, made_with, *load_budgets(name))
+        print(f"## {name}: {made_with}\n\n{as_table(kernels, verdicts)}\n")
+        print("".join(f"- {remark}\n" for remark in remarks))
+        broken += sum(map(bool, verdicts.values()))
+    print(roofline_table())
+    print(f"\n{broken} budgets broken" if broken else "\nall budgets kept")
+    return 1 if broken else 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_report", description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", nargs="+", type=int, choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--write-budgets", action="store_true", help="take what is compiled now as the budgets")
+    options = parser.parse_args(argv)
+    if options.write_budgets and set(options.arch) != set(ARCHITECTURES):
+        parser.error("argument --write-budgets: expected all architectures, got --arch")
+    return options
+
+
+def as_table(kernels: Sequence[Compiled], verdicts: dict[tuple[str, str, int], list[str]]) -> str:
+    """A markdown row for each kernel, form and architecture; a budget without a kernel has a row as well."""
+    rows = {(k.kernel, k.form, k.facts.arch): _cells(k) for k in kernels}
+    blank = ["-"] * (len(COLUMNS) - 4)
+    lines = [
+        [kernel, form, str(arch), *rows.get((kernel, form, arch), blank), "; ".join(verdict) or "kept"]
+        for (kernel, form, arch), verdict in sorted(verdicts.items())
+    ]
+    return _markdown(COLUMNS, lines)
+
+
+def _cells(kernel: Compiled) -> list[str]:
+    facts = kernel.facts
+    warps = facts.threads // WARP
+    share = occupancy(facts.arch, warps, facts.registers, kernel.shared) if warps else 0.0
+    return [
+        str(warps),
+        str(facts.registers),
+        str(facts.spills),
+        str(kernel.shared),
+        f"{share:.0%}",
+        f"{facts.loads128} of {facts.loads}",
+        f"{facts.stores128} of {facts.stores}",
+        f"{facts.atomics} ({facts.swaps} swaps)" if facts.swaps else str(facts.atomics),
+        str(facts.products),
+    ]
+
+
+def roofline_table() -> str:
+    """Least times of the operators on the shape `coco`."""
+    lines = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for cost in count(COCO, dtype):
+            least = [cost.seconds(ceiling, dtype) for ceiling in CEILINGS.values()]
+            amounts = [f"{cost.bytes / 1e6:.1f}", f"{cost.operations / 1e9:.2f}", f"{cost.operations / cost.bytes:.1f}"]
+            times = [f"{seconds * 1e6:.1f} ({bound})" for seconds, bound in least]
+            lines.append([cost.op, cost.direction, str(dtype).removeprefix("torch."), *amounts, *times])
+    columns = ("operator", "pass", "dtype", "MB", "GFLOP", "FLOP/B", *(f"{c.name} µs" for c in CEILINGS.values()))
+    sources = "".join(
+        f"- {c.name}: {c.memory / 1e12:g} TB/s, {c.float32 / 1e12:g} (float32) and {c.half / 1e12:g} TFLOP/s (half), "
+        f"{c.source}\n"
+        for c in CEILINGS.values()
+    )
+    head = "## Least times, shape coco: an ESTIMATE from counted bytes and operations, not a measurement"
+    return f"{head}\n\n{sources}\n{_markdown(columns, lines)}"
+
+
+def _markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    cells = [columns, ["---"] * len(columns), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,18 +21,22 @@ PROGRAMS_WANTED = 1024  # of one level: a few for every multiprocessor of a larg
 
 
 @triton.jit
-def tile_offsets(image, image_stride, pitch, cell, channel, VECTOR: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Elements [channels,cells] from a map's start; pitch, in VECTORs: from plane to plane, or from cell to cell."""
-    pitch = pitch.to(tl.int64) * VECTOR
-    if CHANNELS_LAST:
-        inner = cell.to(tl.int64)[None, :] * pitch + channel[:, None]
+def tile_offsets(
+    image, image_stride, channel_stride, cell_stride, cell, channel, VECTOR: tl.constexpr, LAYOUT: tl.constexpr
+):
+    """Elements [channels,cells] from a map's start; the strides count VECTORs, the one of the layout is 1."""
+    if LAYOUT == "planes":
+        inner = channel.to(tl.int64)[:, None] * (channel_stride * VECTOR) + cell[None, :]
+    elif LAYOUT == "last":
+        inner = cell.to(tl.int64)[None, :] * (cell_stride * VECTOR) + channel[:, None]
     else:
-        inner = channel.to(tl.int64)[:, None] * pitch + cell[None, :]
+        inner = channel.to(tl.int64)[:, None] * channel_stride + cell.to(tl.int64)[None, :] * cell_stride
     return image * (image_stride.to(tl.int64) * VECTOR) + inner
 
 
-SIZES = ["first_weight", "level", "cells", "channels", "blocks", "a_image", "a_pitch", "b_image", "b_pitch"]
-GRADIENT_SIZES = ["need_a", "need_b", *(f"{m}_gradient_{length}" for m in "ab" for length in ("image", "pitch"))]
+STRIDES = ("image", "channel", "cell")
+SIZES = ["first_weight", "level", "cells", "channels", "blocks", *(f"{m}_{stride}" for m in "ab" for stride in STRIDES)]
+GRADIENT_SIZES = ["need_a", "need_b", *(f"{m}_gradient_{stride}" for m in "ab" for stride in STRIDES)]
 
 
 @triton.jit(do_not_specialize=[*SIZES, "sums_per_level", "sums_per_kind"])
@@ -49,22 +53,24 @@ def imitation_kernel(
     channels,
     blocks,
     a_image,
-    a_pitch,
+    a_channel,
+    a_cell,
     b_image,
-    b_pitch,
+    b_channel,
+    b_cell,
     VECTOR: tl.constexpr,
-    A_LAST: tl.constexpr,
-    B_LAST: tl.constexpr,
+    A_LAYOUT: tl.constexpr,
+    B_LAYOUT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
     """Sums [2,L,programs] of W (A-B)^2 and [W <= 0] (A-B)^2 over some cells and `blocks` tiles of channels.
 
-    Pitches, strides of images and what lies along memory, cells or channels, count VECTORs of elements.
+    Strides, and the lengths along memory of cells or channels, count VECTORs of elements.
     """
-    if not (A_LAST and B_LAST):
+    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
         cells = cells * VECTOR
-    if A_LAST or B_LAST:
+    if A_LAYOUT == "last" or B_LAYOUT == "last":
         channels = channels * VECTOR
     image = tl.program_id(2).to(tl.int64)
     x = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
@@ -75,8 +81,8 @@ def imitation_kernel(
     for first in range(begin, end, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
         inside = (c < channels)[:, None] & (x < cells)[None, :]
-        a_place = tile_offsets(image, a_image, a_pitch, x, c, VECTOR, A_LAST)
-        b_place = tile_offsets(image, b_image, b_pitch, x, c, VECTOR, B_LAST)
+        a_place = tile_offsets(image, a_image, a_channel, a_cell, x, c, VECTOR, A_LAYOUT)
+        b_place = tile_offsets(image, b_image, b_channel, b_cell, x, c, VECTOR, B_LAYOUT)
         a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
         squares += (a - b) * (a - b)
@@ -115,16 +121,20 @@ def imitation_backward_kernel(
     channels,
     blocks,
     a_image,
-    a_pitch,
+    a_channel,
+    a_cell,
     b_image,
-    b_pitch,
+    b_channel,
+    b_cell,
     a_gradient_image,
-    a_gradient_pitch,
+    a_gradient_channel,
+    a_gradient_cell,
     b_gradient_image,
-    b_gradient_pitch,
+    b_gradient_channel,
+    b_gradient_cell,
     VECTOR: tl.constexpr,
-    A_LAST: tl.constexpr,
-    B_LAST: tl.constexpr,
+    A_LAYOUT: tl.constexpr,
+    B_LAYOUT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
@@ -132,9 +142,9 @@ def imitation_backward_kernel(
 
     foreground, background [L]: gradients of the sums. Lengths as in `imitation_kernel`.
     """
-    if not (A_LAST and B_LAST):
+    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
         cells = cells * VECTOR
-    if A_LAST or B_LAST:
+    if A_LAYOUT == "last" or B_LAYOUT == "last":
         channels = channels * VECTOR
     image = tl.program_id(2).to(tl.int64)
     x = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
@@ -147,104 +157,116 @@ def imitation_backward_kernel(
     for first in range(begin, end, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
         inside = (c < channels)[:, None] & (x < cells)[None, :]
-        a_place = tile_offsets(image, a_image, a_pitch, x, c, VECTOR, A_LAST)
-        b_place = tile_offsets(image, b_image, b_pitch, x, c, VECTOR, B_LAST)
+        a_place = tile_offsets(image, a_image, a_channel, a_cell, x, c, VECTOR, A_LAYOUT)
+        b_place = tile_offsets(image, b_image, b_channel, b_cell, x, c, VECTOR, B_LAYOUT)
         a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
         gradient = slope[None, :] * (a - b)
-        a_target = a_gradient_ptr + tile_offsets(image, a_gradient_image, a_gradient_pitch, x, c, VECTOR, A_LAST)
-        b_target = b_gradient_ptr + tile_offsets(image, b_gradient_image, b_gradient_pitch, x, c, VECTOR, B_LAST)
+        a_target = a_gradient_ptr + tile_offsets(
+            image, a_gradient_image, a_gradient_channel, a_gradient_cell, x, c, VECTOR, A_LAYOUT
+        )
+        b_target = b_gradient_ptr + tile_offsets(
+            image, b_gradient_image, b_gradient_channel, b_gradient_cell, x, c, VECTOR, B_LAYOUT
+        )
         tl.store(a_target, gradient.to(a_gradient_ptr.dtype.element_ty), mask=inside & (need_a != 0))
         tl.store(b_target, (-gradient).to(b_gradient_ptr.dtype.element_ty), mask=inside & (need_b != 0))
 
 
 class Map(NamedTuple):
-    """A map [N,C,H,W] as the kernels read it: planes [C,H*W], or cells [H*W,C] where channels are adjacent."""
+    """A map [N,C,H,W] whose cells have one stride, and its strides in elements."""
 
     tensor: Tensor
-    last: bool
-    image: int  # elements from image to image
-    pitch: int  # elements from plane to plane, or from cell to cell
+    image: int
+    channel: int
+    cell: int
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Map | None":
-        """The map in its place, if its memory is of that kind."""
+        """The map in its place, if its cells have one stride."""
         _, channels, height, width = tensor.shape
         image, channel, row, cell = tensor.stride()
-        if (width == 1 or cell == 1) and (height == 1 or row == width):
-            return cls(tensor, False, image, channel)
-        cell = cell if width > 1 else row
-        if (channels == 1 or channel == 1) and (height == 1 or row == width * cell):
-            return cls(tensor, True, image, cell)
-        return None
+        if width == 1:
+            cell = row if height > 1 else channels
+        return cls(tensor, image, channel, cell) if height == 1 or row == width * cell else None
 
     @classmethod
     def ready(cls, tensor: Tensor) -> "Map":
-        """The map, copied only where its memory is of another kind or starts at no multiple of 16 bytes."""
-        found = cls.of(tensor)
-        if found is None:
-            found = cls.of(tensor.contiguous())
+        """The map, copied only where its cells have no one stride or it starts at no multiple of 16 bytes."""
+        found = cls.of(tensor) or cls.of(tensor.contiguous())
         return cls.of(found.tensor.clone()) if found.tensor.data_ptr() % 16 else found
 
     @property
-    def kind(self) -> tuple[bool, str]:
-        return self.last, TYPES[self.tensor.dtype]
+    def kind(self) -> str:
+        return TYPES[self.tensor.dtype]
+
+    def layout(self, vector: int) -> str:
+        """ "planes" or "last" (channels) where rows of whole vectors lie along memory, else "any"."""
+        _, channels, height, width = self.tensor.shape
+        if (self.cell == 1 or height * width == 1) and not any(n % vector for n in (height * width, *self[1:3])):
+            return "planes"
+        if (self.channel == 1 or channels == 1) and not any(n % vector for n in (channels, self.image, self.cell)):
+            return "last"
+        return "any"
+
+
+Form = tuple[str, str]  # layout and type of a map
 
 
 class Plan(NamedTuple):
-    """How the maps of one level are cut into programs."""
+    """How the maps of one level, in the order of their forms, are cut into programs."""
 
+    maps: list[Map]
+    order: list[int]  # of the given maps
     configuration: dict[str, Any]
     grid: tuple[int, int, int]
-    cells: int
-    channels: int
-    blocks: int
+    lengths: tuple[int, int, int]  # cells, channels, tiles of channels of a program
 
     @classmethod
-    def of(cls, a: Map, b: Map, *others: Map) -> "Plan":
-        images, channels, height, width = a.tensor.shape
+    def of(cls, a: Tensor, b: Tensor, *gradients: Tensor) -> "Plan":
+        """Plan for two maps, and for their gradients with the same layouts if they are given."""
+        maps = [Map.ready(a), Map.ready(b), *(Map.of(g) for g in gradients)]
+        vector = _vector(*(m.kind for m in maps[:2]))
+        layouts = [m.layout(vector) for m in maps]
+        if "any" in layouts or layouts[:2] * (len(maps) // 2) != layouts:
+            layouts, vector = ["any", "any"], 1
+        forms = [(layout, m.kind) for layout, m in zip(layouts, maps[:2], strict=False)]
+        order = sorted(range(2), key=lambda i: forms[i])
+        configuration = _configuration(*(forms[i] for i in order))
+
+        images, channels, height, width = a.shape
         cells = height * width
-        lengths = [length for m in (a, b, *others) for length in (m.image, m.pitch)]
-        lengths += [cells] * (not (a.last and b.last)) + [channels] * (a.last or b.last)
-        elements = _vector(a.kind, b.kind)
-        vector = elements if all(length % elements == 0 for length in lengths) else 1
-        configuration = _configuration(a.kind, b.kind, vector)
         across, deep = ceil_div(cells, configuration["BLOCK_X"]), ceil_div(channels, configuration["BLOCK_C"])
         blocks = ceil_div(deep, max(1, PROGRAMS_WANTED // (across * images)))
-        return cls(
-            configuration,
-            (across, ceil_div(deep, blocks), images),
-            cells if a.last and b.last else cells // vector,
-            channels // vector if a.last or b.last else channels,
+        grid = across, ceil_div(deep, blocks), images
+        lengths = (
+            cells // vector if "planes" in layouts else cells,
+            channels // vector if "last" in layouts else channels,
             blocks,
         )
+        return cls([maps[i + j] for j in range(0, len(maps), 2) for i in order], order, configuration, grid, lengths)
 
-    def strides(self, *maps: Map) -> list[int]:
-        """Strides of images and pitches, in VECTORs."""
-        return [length // self.configuration["VECTOR"] for m in maps for length in (m.image, m.pitch)]
+    def strides(self) -> list[int]:
+        """Of all maps, in VECTORs."""
+        return [stride // self.configuration["VECTOR"] for m in self.maps for stride in m[1:]]
 
 
-def _vector(a: tuple[bool, str], b: tuple[bool, str]) -> int:
+def _vector(*kinds: str) -> int:
     """Elements of 16 bytes, of the smaller type."""
-    return 4 if a[1] == b[1] == "fp32" else 8
+    return 4 if set(kinds) == {"fp32"} else 8
 
 
-def _configuration(a: tuple[bool, str], b: tuple[bool, str], vector: int) -> dict[str, Any]:
-    """Tiles of four accesses of 16 bytes a thread and map, along memory; square where the layouts differ."""
+def _configuration(a: Form, b: Form) -> dict[str, Any]:
+    """Tiles of four accesses of 16 bytes a thread and map, along memory; squarer where the layouts differ."""
     half = "fp32" not in (a[1], b[1])
-    if a[0] != b[0]:
-        channels, cells = 32, 64
-    elif a[0]:
-        channels, cells = 64, 64 if half else 32
-    else:
-        channels, cells = 8 if half else 4, 512
-    shape = {"BLOCK_C": channels, "BLOCK_X": cells}
-    return {"VECTOR": vector, "A_LAST": a[0], "B_LAST": b[0], **shape, "num_warps": 4, "num_stages": 1}
-
-
-def _ordered(a: Tensor, b: Tensor) -> list[Map]:
-    """Both maps in the order of their kinds: half as many forms of the kernels."""
-    return sorted((Map.ready(a), Map.ready(b)), key=lambda m: m.kind)
+    channels, cells = {
+        ("any", "any"): (16, 64),
+        ("last", "last"): (64, 64 if half else 32),
+        ("last", "planes"): (32, 64),
+        ("planes", "planes"): (8 if half else 4, 512),
+    }[a[0], b[0]]
+    vector = 1 if a[0] == "any" else _vector(a[1], b[1])
+    shape = {"BLOCK_C": channels, "BLOCK_X": cells, "num_warps": 4, "num_stages": 1}
+    return {"VECTOR": vector, "A_LAYOUT": a[0], "B_LAYOUT": b[0], **shape}
 
 
 def masked_imitation(
@@ -262,27 +284,24 @@ def masked_imitation(
     cells = [n * h * w for n, _, h, w in shapes]
     weights = student[0].new_empty(sum(cells), dtype=torch.float32)
     with on_device_of(weights):
-        pairs = [_ordered(s, t) for s, t in zip(student, teacher, strict=True)]
-        plans = [Plan.of(*pair) if pair[0].tensor.numel() else None for pair in pairs]
+        plans = [Plan.of(s, t) if s.numel() else None for s, t in zip(student, teacher, strict=True)]
         counts = [painting_programs(n, h * w) for n, _, h, w in shapes]
         counts += [plan.grid[0] * plan.grid[1] * plan.grid[2] for plan in plans if plan]
         sums = weights.new_zeros((2, 2, len(shapes), max(counts)))
         boxes, image_index, omega = ready(boxes), ready(image_index), ready(omega.float())
         paint(boxes, image_index, omega, weights, sums[1], shapes, strides, last=last, base_size=base_size)
-        for level, (pair, plan) in enumerate(zip(pairs, plans, strict=True)):
+        for level, plan in enumerate(plans):
             if plan:
                 imitation_kernel[plan.grid](
-                    *(m.tensor for m in pair),
+                    *(m.tensor for m in plan.maps),
                     weights,
                     sums,
                     sums.stride(2),
                     sums.stride(1),
                     sum(cells[:level]),
                     level,
-                    plan.cells,
-                    plan.channels,
-                    plan.blocks,
-                    *plan.strides(*pair),
+                    *plan.lengths,
+                    *plan.strides(),
                     **plan.configuration,
                 )
         foreground, background, weight, empty = sums.sum(3).flatten(0, 1).unbind(0)
@@ -323,52 +342,45 @@ def _differentiate(
     gradients: list[Tensor | None],
 ) -> None:
     """Fill one level's gradients, of the student and of the teacher, those that are not None."""
-    maps = [Map.ready(student), Map.ready(teacher)]
-    targets = [_target(m, gradient) for m, gradient in zip(maps, gradients, strict=True)]
-    order = sorted(range(2), key=lambda i: maps[i].kind)
-    pair, written = [maps[i] for i in order], [targets[i] for i in order]
-    plan = Plan.of(*pair, *written)
+    targets = [_target(m, gradient) for m, gradient in zip((student, teacher), gradients, strict=True)]
+    plan = Plan.of(student, teacher, *targets)
     imitation_backward_kernel[plan.grid](
-        *(m.tensor for m in pair),
+        *(m.tensor for m in plan.maps[:2]),
         weights,
         foreground,
         background,
-        *(m.tensor for m in written),
-        *(int(gradients[i] is not None) for i in order),
+        *(m.tensor for m in plan.maps[2:]),
+        *(int(gradients[i] is not None) for i in plan.order),
         first_weight,
         level,
-        plan.cells,
-        plan.channels,
-        plan.blocks,
-        *plan.strides(*pair, *written),
+        *plan.lengths,
+        *plan.strides(),
         **plan.configuration,
     )
     for target, gradient in zip(targets, gradients, strict=True):
-        if gradient is not None and target.tensor is not gradient:
-            gradient.copy_(target.tensor)
+        if gradient is not None and target is not gradient:
+            gradient.copy_(target)
 
 
-def _target(source: Map, gradient: Tensor | None) -> Map:
-    """Where to write: the gradient if laid out as `source`, else new memory; `source` if nothing is written."""
+def _target(source: Tensor, gradient: Tensor | None) -> Tensor:
+    """Where to write a gradient: new memory if its cells have no one stride; the map itself if it is not written."""
     if gradient is None:
-        return source
-    found = Map.of(gradient)
-    return found if found and found.last == source.last else Map.of(torch.empty_like(source.tensor))
+        return Map.ready(source).tensor
+    return gradient if Map.of(gradient) else gradient.contiguous()
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    kinds = [(last, kind) for last in (False, True) for kind in TYPES.values()]
-    forms = [
-        (a, b, vector) for a, b in combinations_with_replacement(sorted(kinds), 2) for vector in (_vector(a, b), 1)
-    ]
+    aligned = sorted((layout, kind) for layout in ("last", "planes") for kind in TYPES.values())
+    unaligned = sorted(("any", kind) for kind in TYPES.values())
+    forms = [pair for group in (aligned, unaligned) for pair in combinations_with_replacement(group, 2)]
 
     def spec(fn: triton.JITFunction) -> KernelSpec:
         launches = []
-        for a, b, vector in forms:
+        for a, b in forms:
             named = {f"{m}{part}_ptr": f"*{k[1]}" for m, k in (("a", a), ("b", b)) for part in ("", "_gradient")}
             types = {n: named.get(n, "*fp32" if n.endswith("_ptr") else "i32") for n in fn.arg_names}
-            launches.append(launch(fn, types, _configuration(a, b, vector)))
+            launches.append(launch(fn, types, _configuration(a, b)))
         return KernelSpec(fn, launches)
 
     return {fn.__name__: spec(fn) for fn in (imitation_kernel, imitation_backward_kernel)}

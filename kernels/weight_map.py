@@ -98,11 +98,12 @@ def paint_kernel(
     tl.store(sums_ptr + sums_per_kind + program, tl.sum(tl.where(written & (weight <= 0.0), 1.0, 0.0), 0))
 
 
-BLOCK_X = 128
+# A box for each thread: fewer, and the compiler would have every thread work out all of them.
+BLOCK_B, BLOCK_X = 128, 32
 
 
 def _configuration(last: bool) -> dict[str, Any]:
-    return {"LAST": last, "BLOCK_B": 32, "BLOCK_X": BLOCK_X, "num_warps": 4, "num_stages": 1}
+    return {"LAST": last, "BLOCK_B": BLOCK_B, "BLOCK_X": BLOCK_X, "num_warps": 4, "num_stages": 1}
 
 
 def painting_programs(images: int, cells: int) -> int:

@@ -1,0 +1,145 @@
+"""One small problem of odd sizes for every operator, to be placed on any device, in any dtype and layout."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gkd_fast import ops
+
+STRIDES = (4, 8, 16)
+SIZES = ((45, 67), (23, 34), (12, 17))  # of the levels' maps
+IMAGES, CHANNELS, BOXES, PROTOTYPES, CLASSES = 3, 72, 63, 70, 7
+NAN = float("nan")
+ODD_BOXES = [
+    [0.0, 0.0, 268.0, 180.0],  # the whole image
+    [10.0, 10.0, 10.0, 10.0],  # a point
+    [900.0, 900.0, 990.0, 990.0],  # outside
+    [-50.0, -40.0, -30.0, -20.0],  # outside, above and left
+    [40.0, 30.0, 20.0, 10.0],  # inverted
+    [-9.0, 5.0, 9.0, 30.0],  # over a border
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs of one operator.
+
+    Attributes:
+        leaves: differentiated, in the problem's dtype.
+        fixed: in the problem's dtype as well.
+        exact: boxes, indices and weights, whose dtype stays.
+        function: outputs of (leaves, fixed, exact).
+    """
+
+    leaves: list[Tensor]
+    fixed: list[Tensor]
+    exact: list[Tensor]
+    function: Callable[[list[Tensor], list[Tensor], list[Tensor]], Sequence[Tensor]]
+
+    def place(self, device: torch.device, dtype: torch.dtype, *, channels_last: bool = False) -> "Problem":
+        """The same numbers there, rounded to the dtype; new leaves."""
+
+        def put(tensor: Tensor) -> Tensor:
+            tensor = tensor.detach().to(device, dtype)
+            last = channels_last and tensor.ndim == 4
+            return tensor.clone(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+        return replace(
+            self,
+            leaves=[put(t).requires_grad_() for t in self.leaves],
+            fixed=[put(t) for t in self.fixed],
+            exact=[t.to(device) for t in self.exact],
+        )
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        result = self.function(self.leaves, self.fixed, self.exact)
+        return (result,) if isinstance(result, Tensor) else tuple(result)
+
+    def run(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Outputs, and the gradients of the leaves for fixed upstream gradients."""
+        outputs = self.outputs()
+        chosen = [o for o in outputs if o.requires_grad]
+        if not chosen:
+            return [o.detach() for o in outputs], []
+        return [o.detach() for o in outputs], list(torch.autograd.grad(chosen, self.leaves, self.upstream(chosen)))
+
+    @staticmethod
+    def upstream(outputs: Sequence[Tensor]) -> list[Tensor]:
+        """A gradient in [0.5, 1.5] for each output, the same on every device; made without a copy from the host."""
+        return [
+            (torch.arange(o.numel(), device=o.device, dtype=torch.float64) * 0.7).sin().mul(0.5).add(1.0).to(o.dtype)
+            .view(o.shape)
+            for o in outputs
+        ]  # fmt: skip
+
+
+def _boxes(count: int, generator: torch.Generator, *, odd: bool = True) -> list[Tensor]:
+    extent = torch.tensor([268.0, 180.0])
+    corner = (torch.rand(count, 2, generator=generator) * 1.1 - 0.1) * extent
+    boxes = torch.cat([corner, corner + torch.rand(count, 2, generator=generator) ** 2 * extent], dim=1)
+    if odd:
+        boxes[: len(ODD_BOXES)] = torch.tensor(ODD_BOXES)[:count]
+    return [boxes, torch.randint(IMAGES, (count,), generator=generator)]
+
+
+def _maps(generator: torch.Generator) -> list[Tensor]:
+    return [torch.randn(IMAGES, CHANNELS, *size, generator=generator, dtype=torch.float64) for size in SIZES]
+
+
+def box_mean_pool(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(0)
+    boxes, images = _boxes(count, g)
+    return Problem(_maps(g), [], [boxes, images], lambda m, _, e: ops.box_mean_pool(m, *e, STRIDES))
+
+
+def multiscale_roi_align(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(1)
+    return Problem(
+        _maps(g),
+        [],
+        _boxes(count, g, odd=False),
+        lambda m, _, e: ops.multiscale_roi_align(m, *e, STRIDES, output_size=7),
+    )
+
+
+def prototype_projection(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(2)
+    leaves = [torch.randn(3, n, CHANNELS, generator=g, dtype=torch.float64) for n in (count, PROTOTYPES)]
+    return Problem(leaves, [], [], lambda v, *_: ops.prototype_projection(*v))
+
+
+def pairwise_discrepancy(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(3)
+    spaces = [torch.randn(3, n, CHANNELS, generator=g, dtype=torch.float64) for n in (count, count, PROTOTYPES)]
+    prototypes = torch.randn(3, PROTOTYPES, CHANNELS + 8, generator=g, dtype=torch.float64)
+    teacher = torch.randn(3, count, CHANNELS + 8, generator=g, dtype=torch.float64)
+    labels = torch.randint(-1, CLASSES, (count,), generator=g)
+    offsets = torch.tensor([0, 9, 9, 20, 31, 50, 60, PROTOTYPES])  # the second class has no prototypes
+    return Problem(
+        spaces[:1],
+        [teacher, spaces[2], prototypes],
+        [labels, offsets],
+        lambda s, f, e: ops.pairwise_discrepancy(*s, *f, *e),
+    )
+
+
+def masked_imitation(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(4)
+    omega = torch.rand(len(SIZES), count, generator=g)
+    return Problem(
+        _maps(g), _maps(g), [*_boxes(count, g), omega], lambda s, t, e: ops.masked_imitation(s, t, *e, STRIDES)
+    )
+
+
+PROBLEMS = {
+    function.__name__: function
+    for function in (
+        box_mean_pool,
+        multiscale_roi_align,
+        prototype_projection,
+        pairwise_discrepancy,
+        masked_imitation,
+    )
+}

@@ -25,7 +25,7 @@ SANITIZERS = {
 ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:exitcode=66",
     "UBSAN_OPTIONS": "print_stacktrace=0",
-    "TSAN_OPTIONS": "exitcode=66:report_signal_unsafe=0:halt_on_error=1",
+    "TSAN_OPTIONS": "exitcode=66:report_signal_unsafe=0:halt_on_error=1:history_size=0",
 }
 ORDERS = range(7)  # four fixed ones, three seeds
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -66,9 +66,8 @@ def build(source: Path, sanitizer: str = "plain") -> Path:
     """Compile a source file for the CPU, once in a process of pytest; skips the test where its sanitizer is missing."""
     need_emulation()
     program = Path(_build_folder().name) / f"{source.stem}_{sanitizer}"
-    folders = [f"-I{folder}" for folder in (HERE / "emulation", *include_folders())]
-    system = [f"-isystem{folder}" for folder in include_folders()]
-    command = [COMPILER, *FLAGS, *SANITIZERS[sanitizer], folders[0], *system, str(source), "-o", str(program)]
+    folders = [f"-I{HERE / 'emulation'}", *(f"-isystem{folder}" for folder in include_folders())]
+    command = [COMPILER, *FLAGS, *SANITIZERS[sanitizer], *folders, "-x", "c++", str(source), "-o", str(program)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if "cannot find -l" in result.stderr or "libtsan" in result.stderr:
         pytest.skip(f"needs the {sanitizer} sanitizer of {COMPILER}")

@@ -89,6 +89,7 @@ struct Fiber {
   int line, source;
   unsigned mask;
   uint64_t value, result;
+  bool block_turn, warp_turn;
 };
 
 struct SharedArray {
@@ -114,7 +115,8 @@ struct Machine {
   int array_count, shared_bytes;
   void (*call)(const void*);
   const void* kernel;
-  char barrier_token, warp_tokens[kMostThreads / 32], launch_token;  // what ThreadSanitizer orders accesses by
+  // What ThreadSanitizer orders accesses by. Two in turns for a barrier: a thread may be at the next one before another has left.
+  char barrier_tokens[2], warp_tokens[kMostThreads / 32][2], begin_token, end_token;
 };
 inline Machine machine;
 inline char shared_memory[kMostBlocks][kSharedBytes + kMostArrays * kRedZone] __attribute__((aligned(64)));
@@ -218,7 +220,9 @@ GKD_SCHEDULER inline void meet_block(int line) {
   self.meets = Meets::kBlock;
   self.line = line;
   self.mask = ~0u;
-  release(&m.barrier_token);
+  char* token = &m.barrier_tokens[self.block_turn];
+  self.block_turn = !self.block_turn;
+  release(token);
   if (++m.at_barrier == m.threads) {
     m.at_barrier = 0;
     for (int id = 0; id < m.threads; ++id) {
@@ -227,7 +231,7 @@ GKD_SCHEDULER inline void meet_block(int line) {
     }
   }
   wait();
-  acquire(&m.barrier_token);
+  acquire(token);
 }
 
 // The last lane of a mask to come finds the results of all.
@@ -241,7 +245,11 @@ GKD_SCHEDULER inline uint64_t meet_warp(Meets meets, unsigned mask, uint64_t val
   self.value = value;
   self.source = source;
   if (!(mask >> self.id % 32 & 1)) fail("%s, line %d: thread %d is not in its mask %08x", name_of(meets), line, self.id, mask);
-  if (meets == Meets::kWarp) release(&m.warp_tokens[self.id / 32]);
+  char* token = &m.warp_tokens[self.id / 32][self.warp_turn];
+  if (meets == Meets::kWarp) {
+    self.warp_turn = !self.warp_turn;
+    release(token);
+  }
   uint64_t votes = 0;
   bool complete = true;
   for (int i = 0; i < 32; ++i) {
@@ -261,7 +269,7 @@ GKD_SCHEDULER inline uint64_t meet_warp(Meets meets, unsigned mask, uint64_t val
       set_free(warp[i].id);
     }
   wait();
-  if (meets == Meets::kWarp) acquire(&m.warp_tokens[self.id / 32]);
+  if (meets == Meets::kWarp) acquire(token);
   return self.result;
 }
 
@@ -299,9 +307,9 @@ GKD_SCHEDULER inline void run_thread() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &m.host_stack, &m.host_stack_size);
 #endif
-  acquire(&m.launch_token);
+  acquire(&m.begin_token);
   m.call(m.kernel);
-  release(&m.launch_token);
+  release(&m.end_token);
   m.current->done = true;
   --m.alive;
   switch_to(*m.current, m.host);
@@ -374,14 +382,14 @@ GKD_SCHEDULER inline void launch(dim3 grid, dim3 block, void (*call)(const void*
 #if defined(__SANITIZE_THREAD__)
   m.host.sanitizer = __tsan_get_current_fiber();
 #endif
-  release(&m.launch_token);
+  release(&m.begin_token);
   for (m.block_number = 0; m.block_number < blocks && !m.error[0]; ++m.block_number) {
     const int64_t b = m.block_number;
     m.block_index = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                      static_cast<unsigned>(b / grid.x / grid.y)};
     run_block();
   }
-  acquire(&m.launch_token);
+  acquire(&m.end_token);
 }
 
 template <class Body>

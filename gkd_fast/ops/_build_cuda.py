@@ -4,7 +4,6 @@ They are built at first use alone: whoever installs on a machine without a GPU d
 machine with one needs the code of its own architecture, not of all.
 """
 
-import functools
 import os
 import re
 import shutil
@@ -20,24 +19,19 @@ CXX_FLAGS = ("-O2", "-fvisibility=hidden", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION
 NVCC_FLAGS = ("-O3",)
 
 
-@functools.cache
-def load_cuda() -> str:
-    """Load the CUDA operators, compiling them first if need be; returns why it failed, or ""."""
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    try:
-        name = fingerprint(architectures())
-        library = library_path(name)
-        if library.is_file():
-            torch.ops.load_library(library)
-            return ""
-        print(f"gkd_fast: compiling the CUDA operators into {library.parent} (once)", file=sys.stderr)
-        compile_library(library.parent, architectures())
-    except Exception as error:  # whatever is wrong with a toolchain, training goes on with the reference
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        telling = [line for line in lines if "error:" in line or "error " in line or "not found" in line]
-        return (telling or lines)[0][:200]
-    return ""
+def load() -> None:
+    """Load the CUDA operators, compiling them first if need be.
+
+    Raises:
+        Exception: whatever is wrong with the toolchain.
+    """
+    archs = architectures()
+    library = library_path(fingerprint(archs))
+    if library.is_file():
+        torch.ops.load_library(library)
+        return
+    print(f"gkd_fast: compiling the CUDA operators into {library.parent} (once)", file=sys.stderr)
+    compile_library(library.parent, archs)
 
 
 def architectures() -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gkd_fast.ops import _build
+from gkd_fast.ops import _build, _build_cuda
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 OLDEST_DEVICE = (8, 0)  # Ampere: bfloat16, and copies into shared memory beside the arithmetic
@@ -113,7 +113,14 @@ def load_cpu() -> str:
 @functools.cache
 def load_cuda() -> str:
     """Load the CUDA C++ operators, compiling them first if need be; returns why it failed, or ""."""
-    return _unusable_device() or _build.load_cuda()
+    reason = _unusable_device()
+    if reason:
+        return reason
+    try:
+        _build_cuda.load()
+    except Exception as error:  # no toolkit, or one that does not suit this torch
+        return _short_reason(error)
+    return ""
 
 
 @functools.cache

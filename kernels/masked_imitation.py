@@ -256,13 +256,13 @@ def _vector(*kinds: str) -> int:
 
 
 def _configuration(a: Form, b: Form) -> dict[str, Any]:
-    """Tiles of four accesses of 16 bytes a thread and map, along memory; squarer where the layouts differ."""
+    """Tiles of some accesses of 16 bytes a thread and map, along memory; squarer where the layouts differ."""
     half = "fp32" not in (a[1], b[1])
     channels, cells = {
         ("any", "any"): (16, 64),
         ("last", "last"): (64, 64 if half else 32),
         ("last", "planes"): (32, 64),
-        ("planes", "planes"): (8 if half else 4, 512),
+        ("planes", "planes"): (4, 512),
     }[a[0], b[0]]
     vector = 1 if a[0] == "any" else _vector(a[1], b[1])
     shape = {"BLOCK_C": channels, "BLOCK_X": cells, "num_warps": 4, "num_stages": 1}

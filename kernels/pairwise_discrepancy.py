@@ -385,7 +385,7 @@ def _backward_configuration(dtype: torch.dtype, precision: str, slice_size: int)
         "GRADIENT_PRECISION": gradient_precision(dtype, precision),
         "BLOCK_P": 32,
         "BLOCK_D": slice_size,
-        "num_warps": 4 if slice_size == 64 else 8,
+        "num_warps": 8,
         "num_stages": 2,
     }
 

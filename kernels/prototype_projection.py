@@ -125,8 +125,8 @@ def _backward_configuration(dtype: torch.dtype, precision: str, transposed: bool
         "BLOCK_R": 32,
         "BLOCK_K": 32,
         "BLOCK_C": 64,
-        "num_warps": 4,
-        "num_stages": 3,
+        "num_warps": 8,
+        "num_stages": 2,
     }
 
 

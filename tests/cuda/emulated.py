@@ -16,7 +16,6 @@ import torch
 HERE = Path(__file__).resolve().parent
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = ("-std=c++17", "-g1", "-DGKD_EMULATED", "-fno-strict-aliasing", "-ffp-contract=off", "-Wno-unknown-pragmas")
-# Without inlining AddressSanitizer's checks every access of a template with many of them takes minutes to compile.
 SANITIZERS = {
     "plain": ("-O2", "-Wall", "-Werror"),
     "address": ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"),
@@ -75,12 +74,19 @@ def build(source: Path, sanitizer: str = "plain") -> Path:
     return program
 
 
+@functools.cache
+def _fixed_addresses() -> tuple[str, ...]:
+    """A command before others: ThreadSanitizer wants its memory where random addresses may already lie."""
+    command = ("setarch", "-R")
+    works = shutil.which(command[0]) and subprocess.run([*command, "true"], check=False).returncode == 0
+    return command if works else ()
+
+
 def execute(program: Path, *arguments: str, given: bytes = b"") -> bytes:
     """Run a program built here; returns what it wrote, raises EmulationError with its report."""
     command = [str(program), *arguments]
-    # ThreadSanitizer wants its memory where random addresses may already lie.
-    if program.stem.endswith("_thread") and shutil.which("setarch"):
-        command = ["setarch", "-R", *command]
+    if program.stem.endswith("_thread"):
+        command = [*_fixed_addresses(), *command]
     result = subprocess.run(
         command, input=given, capture_output=True, env={**os.environ, **ENVIRONMENT}, timeout=200, check=False
     )

@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source, run on the CPU, against the references: values and gradients under several schedules."""
+"""The CUDA kernels' own source, run on the CPU, against the references: values and gradients, several schedules."""
 
 import emulated
 import pytest

@@ -22,6 +22,11 @@ from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 
+def _has_roi_align(device: torch.device) -> bool:
+    """Whether our RoIAlign has a kernel there; its reference is slower than torchvision's kernel."""
+    return device.type == "cpu" or (device.type == "cuda" and ops.backends()["cuda"] == "available")
+
+
 class FasterRCNNAdapter:
     """Runs the parts of a `FasterRCNN` one by one and keeps what lies between them."""
 
@@ -30,7 +35,7 @@ class FasterRCNNAdapter:
     def __init__(self, model: FasterRCNN) -> None:
         self.model = model
         pool = model.roi_heads.box_roi_pool
-        if next(model.parameters()).device.type == "cpu":  # elsewhere torchvision's kernel is the faster one
+        if _has_roi_align(next(model.parameters()).device):
             model.roi_heads.box_roi_pool = ops.MultiScaleRoIAlign(
                 pool.featmap_names,
                 pool.output_size,

@@ -73,24 +73,26 @@ def read_facts(path: Path) -> list[Facts]:
         ValueError: the file holds no GPU code.
         RuntimeError: the reader failed.
     """
+    listing = _cuobjdump("-sass", path)
+    first = _ARCH.search(listing)
+    if first is None:
+        raise ValueError(f"{path}: expected GPU code, found none")
+    only = _number(first)  # a cubin holds one architecture, which its other dumps do not name
     usage = {
         (arch, name): [int(n) for n in numbers]
-        for arch, text in _by_arch(_cuobjdump("-res-usage", path), path)
+        for arch, text in _by_arch(_cuobjdump("-res-usage", path), only)
         for name, *numbers in _USAGE.findall(text)
     }
     threads = {
         (arch, name): _threads(text)
-        for arch, dump in _by_arch(_cuobjdump("-elf", path), path)
+        for arch, dump in _by_arch(_cuobjdump("-elf", path), only)
         for name, text in _named_parts(_SECTION, dump)
     }
-    found = []
-    for arch, text in _by_arch(_cuobjdump("-sass", path), path):
-        for name, code in _named_parts(_CODE, text):
-            key = arch, name
-            found.append(_facts(_demangled(name), arch, usage[key], threads[key], _INSTRUCTION.findall(code)))
-    if not found:
-        raise ValueError(f"{path}: expected GPU code, found none")
-    return found
+    return [
+        _facts(_demangled(name), arch, usage[arch, name], threads[arch, name], _INSTRUCTION.findall(code))
+        for arch, text in _by_arch(listing, only)
+        for name, code in _named_parts(_CODE, text)
+    ]
 
 
 def _named_parts(head: re.Pattern[str], text: str) -> list[tuple[str, str]]:
@@ -130,12 +132,11 @@ def _kinds(instruction: str) -> list[str]:
     return [kind for kind, holds in zip(COUNTED, tests, strict=True) if holds]
 
 
-def _by_arch(text: str, path: Path) -> list[tuple[int, str]]:
-    """The reader's output, cut where another architecture begins; a cubin's usage does not name its own."""
+def _by_arch(text: str, only: int) -> list[tuple[int, str]]:
+    """A dump, cut where another architecture begins; one that names none is of `only`."""
     marks = list(_ARCH.finditer(text))
     if not marks:
-        named = _ARCH.search(_cuobjdump("-sass", path))
-        return [(_number(named), text)] if named else []
+        return [(only, text)]
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     return [(_number(mark), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)]
 

@@ -15,7 +15,7 @@ from bench.passes import Call
 from gkd_fast import ops
 
 COPY_BYTES = 256 << 20  # several times the largest cache
-PRODUCT_SIZE = 1024  # rows and columns of the square matrices
+PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the square matrices: enough for all cores
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ def make_floors(dtype: torch.dtype, device: torch.device) -> dict[str, Floor]:
     """Copy into memory in use, copy into memory fresh from the system, and matrix product in a dtype."""
     source = torch.zeros(COPY_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    a, b = (torch.randn(PRODUCT_SIZE, PRODUCT_SIZE, device=device).to(dtype) for _ in range(2))
+    size = PRODUCT_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
     return {
         "copy": Floor(lambda: (target.copy_(source),), 2 * COPY_BYTES),
         "fresh copy": Floor(lambda: (source.clone(),), 2 * COPY_BYTES),
-        "product": Floor(lambda: (torch.mm(a, b, out=product),), 2 * PRODUCT_SIZE**3),
+        "product": Floor(lambda: (torch.mm(a, b, out=product),), 2 * size**3),
     }
 
 

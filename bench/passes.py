@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,9 +33,9 @@ def run_pass(
     call: Call, leaves: Sequence[Tensor], cotangents: Sequence[Tensor | None], device: torch.device
 ) -> tuple[Sample, Result]:
     """Call, then differentiate the outputs that have a cotangent by the leaves; without leaves only call."""
-    start = _now(device)
+    start = _mark(device)
     outputs = call()
-    middle = _now(device)
+    middle = _mark(device)
     gradients: Sequence[Tensor | None] = ()
     if leaves:
         chosen = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
@@ -45,8 +45,8 @@ def run_pass(
             [cotangents[i].to(outputs[i].dtype) for i in chosen],
             allow_unused=True,
         )
-    end = _now(device)
-    return Sample(middle - start, end - start), Result(tuple(o.detach() for o in outputs), gradients)
+    forward, total = _seconds(device, start, middle, _mark(device))
+    return Sample(forward, total), Result(tuple(o.detach() for o in outputs), gradients)
 
 
 def make_cotangents(outputs: Sequence[Tensor]) -> list[Tensor | None]:
@@ -58,10 +58,21 @@ def make_cotangents(outputs: Sequence[Tensor]) -> list[Tensor | None]:
     ]
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _mark(device: torch.device) -> Any:
+    """Now; on a GPU the moment when its current stream gets here, so that the host's waiting is not measured."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _seconds(device: torch.device, start: Any, *marks: Any) -> list[float]:
+    """From the start to each mark, once the last one is reached."""
+    if device.type != "cuda":
+        return [mark - start for mark in marks]
+    torch.cuda.synchronize(device)
+    return [start.elapsed_time(mark) / 1e3 for mark in marks]
 
 
 def peak_extra_bytes(action: Callable[[], T], device: torch.device) -> tuple[int | None, T]:

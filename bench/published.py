@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gkd_fast.config import DistillConfig
 from gkd_fast.detectors import Instances, SoftPairs
-from gkd_fast.distill import PrototypeBank
+from gkd_fast.distill import PrototypeBank, soft_label_loss
 
 
 def box_mean_pool(
@@ -161,9 +161,10 @@ def robust_distilling(
     stage: str,
     kappa: float,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms of `gkd_fast.distill.robust_distilling` for a two-stage detector, from the loops above."""
-    if stage != "two_stage":
-        raise ValueError(f"stage: expected 'two_stage', got {stage!r}")
+    """The terms of `gkd_fast.distill.robust_distilling`, from the loops above.
+
+    One-stage soft labels are rows of logits without a loop, here as there.
+    """
     boxes, image_index = instances.boxes, instances.image_index
     embedded = [
         box_mean_pool(maps, boxes, image_index, bank.strides, negative=config.negative) for maps in (student, teacher)
@@ -175,11 +176,20 @@ def robust_distilling(
         adapted, teacher, boxes, image_index, omega, bank.strides, overlap=config.overlap
     )
     channels = teacher[0].shape[1]
+    over_levels = torch.mean if stage == "two_stage" else torch.sum
+    if stage == "two_stage":
+        soft_term = _soft_label_loss(soft, instances.labels, bank, config.temperature)
+    else:
+        soft_term = soft_label_loss(soft, omega.float(), instances, bank, config)
     terms = {
         "global": kappa * config.global_weight * discrepancy.sum(),
-        "foreground": kappa * config.foreground_weight * (foreground / (2 * channels * weight).clamp(min=1.0)).mean(),
-        "background": kappa * config.background_weight * (background / (2 * channels * cells).clamp(min=1.0)).mean(),
-        "soft": config.soft_weight * _soft_label_loss(soft, instances.labels, bank, config.temperature),
+        "foreground": kappa
+        * config.foreground_weight
+        * over_levels(foreground / (2 * channels * weight).clamp(min=1.0)),
+        "background": kappa
+        * config.background_weight
+        * over_levels(background / (2 * channels * cells).clamp(min=1.0)),
+        "soft": config.soft_weight * soft_term,
     }
     return terms, omega
 

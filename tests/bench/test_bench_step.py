@@ -1,0 +1,105 @@
+"""The bench of a training step: its parts, its table, and that the loops it compares compute the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import step
+from bench.step_loops import Scale, make_data, make_loop
+from gkd_fast.data.loader import build_loader
+
+TINY = Scale(
+    teacher="resnet18", student="resnet18", side=96, batch=2, channels=16, head=32, proposals=20, rois=16, images=8
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Iterator[list[step.Row]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "EPOCH", 24)
+        yield step.measure(["faster_rcnn"], ["a", "b"], 1, TINY)
+
+
+def test_every_row_has_its_figures(rows: list[step.Row]) -> None:
+    assert [row.variant for row in rows] == ["a", "b"]
+    assert rows[0].ratio == 1
+    for row in rows:
+        assert row.images_per_second == pytest.approx(TINY.batch / row.step_s)
+        assert set(row.parts_s) == set(step.PARTS)
+        assert min(row.parts_s.values()) > 0
+        assert 0 < row.distillation_share < 1
+        assert 0 < row.harvest_share < row.pass_share
+        assert row.graphs is None
+
+
+def test_the_table_has_a_line_a_row(rows: list[step.Row]) -> None:
+    lines = step.table(rows)
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert "a: torchvision, float32, published loops" in lines[2]
+    assert "harvest" in lines[0]
+
+
+@pytest.mark.parametrize("detector", step.DETECTORS)
+def test_the_loops_compute_the_same_terms_and_gradients(detector: str) -> None:
+    data = make_data(TINY)
+    batch, other = build_loader(data, batch_size=4, shuffle=False, seed=0, workers=0)
+    found = []
+    for variant in "ab":
+        loop = make_loop(variant, detector, TINY, data.classes)
+        bank = found[0][2] if found else loop.distiller.refresh(loop.adapter, [batch, other])
+        loop.distiller.bank = bank
+        images, targets = loop.prepare(batch)
+        torch.manual_seed(3)
+        own = loop.student_pass(images, targets)
+        terms = {**own.losses, **loop.distil(own, images, 1.0)}
+        torch.stack(list(terms.values())).sum().backward()
+        gradient = next(loop.adapter.model.backbone.parameters()).grad
+        found.append((terms, gradient, bank))
+    (terms, gradient, _), (expected, expected_gradient, _) = found
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name].float(), value, rtol=1e-3, atol=1e-6)
+    assert (gradient - expected_gradient).norm() <= 1e-2 * expected_gradient.norm()
+
+
+def test_the_parts_end_with_the_gradients_of_a_whole_step() -> None:
+    data = make_data(TINY)
+    batches = list(build_loader(data, batch_size=4, shuffle=False, seed=0, workers=0))
+    gradients = []
+    for whole in (True, False):
+        loop = make_loop("b", "faster_rcnn", TINY, data.classes)
+        loop.distiller.refresh(loop.adapter, batches)
+        torch.manual_seed(3)
+        if whole:
+            loop(batches[0], 1.0)
+        else:
+            step._parts(loop, iter(batches))
+        gradients.append([parameter.grad for parameter in loop.trainable if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(step, "Scale", lambda: TINY)
+    monkeypatch.setattr(step, "EPOCH", 24)
+    path = tmp_path / "rows.json"
+    assert step.main(["--variants", "c", "--detectors", "retinanet", "--steps", "1", "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["variant"] == "c"
+    assert row["ratio"] is None
+    assert "| retinanet | c: ours, --amp |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--variants", "z"], ["--json", "/nowhere/rows.json"]])
+def test_wrong_options_end_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        step.main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

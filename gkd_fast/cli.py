@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from gkd_fast.config import PRESETS, Config, with_presets
-from gkd_fast.engine import interrupt
+from gkd_fast.engine import distributed, interrupt
 from gkd_fast.errors import InputError, RunError
 
 T = TypeVar("T")
@@ -102,11 +102,16 @@ def run_command(main: Callable[[Sequence[str]], None]) -> None:
         _leave(f"error: {' '.join(str(error).split())}", 3)
     except interrupt.Interrupted as stop:
         _leave(f"stopped by {stop}; --resume goes on from the last checkpoint", 128 + stop.number)
+    except RuntimeError as error:
+        if not distributed.lost_contact(error):
+            raise
+        _leave("error: another process of the run ended", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def _leave(line: str, code: int) -> None:
-    print(line, file=sys.stderr)
+    if distributed.fail_first():
+        print(line, file=sys.stderr, flush=True)
     sys.exit(code)

@@ -64,6 +64,9 @@ class ModelConfig:
     """Width multiplier of the teacher's backbone, for backbones that have one (mobilenet, mnasnet)."""
     student_width: float = 0.35
     """Width multiplier of the student's backbone, for backbones that have one."""
+    conventions: Literal["torchvision", "mmdet", "mmdet-caffe", "detectron2", "detectron2-resnext"] = "torchvision"
+    """Whose conventions the detectors follow (input, anchors, RoIAlign, RetinaNet's extra levels); a finished teacher
+    keeps its own. For one-stage detectors the student's anchors should be the teacher's."""
     teacher_weights: str = ""
     """torchvision weights of the teacher: of its backbone (IMAGENET1K_V1, DEFAULT) or of a whole detector
     (FasterRCNN_ResNet50_FPN_Weights.COCO_V1, which also sets the architecture); empty: random."""
@@ -213,6 +216,12 @@ class RunConfig:
     """Steps between two checkpoints within an epoch; every epoch ends with one."""
     keep_checkpoints: int = 3
     """The last checkpoints of each network's training that are kept."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole student (DDP), or its part of weights and optimiser (FSDP2)."""
+    shard_teacher: bool = False
+    """Under torchrun: every process holds its part of the frozen teacher, which may be larger than one device."""
+    sync_norm: bool = False
+    """Under torchrun, on GPUs: batch normalisation by the statistics of the whole batch, not of a process's share."""
 
 
 @dataclass(frozen=True, kw_only=True)

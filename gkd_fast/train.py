@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gkd_fast import config as settings
+from gkd_fast import parallel
 from gkd_fast.cli import expanded, parse_config, run_command
+from gkd_fast.engine.distributed import check, process_group
 from gkd_fast.engine.folders import run_folder, stored_config
 from gkd_fast.engine.job import run
+from gkd_fast.engine.precision import resolve_device
 from gkd_fast.engine.report import summary_table
 
 _DESCRIPTION = """Train a teacher (or take a finished one), the student alone, and the distilled student at
@@ -21,9 +25,12 @@ def main(arguments: Sequence[str]) -> None:
     start = stored_config(arguments)
     config = parse_config(arguments, "gkd_fast.train", _DESCRIPTION, start)
     settings.validate(config)
-    folder = run_folder(config)
-    summary: dict[str, Any] = run(config, folder)
-    print(summary_table(summary))
+    with process_group(resolve_device(config.run.device)):
+        check(config)
+        folder = parallel.from_main(run_folder(config) if parallel.is_main() else Path())
+        summary: dict[str, Any] = run(config, folder)
+        if parallel.is_main():
+            print(summary_table(summary))
 
 
 if __name__ == "__main__":

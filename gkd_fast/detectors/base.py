@@ -54,7 +54,8 @@ class StudentPass:
     """One training pass of a detector.
 
     Attributes:
-        losses: the detector's own loss terms, float32 scalars.
+        losses: the detector's own loss terms, float32 scalars; where several processes train, the parts that add up
+            to the terms of the global batch.
         features: L maps [N,C,H_l,W_l] of the feature pyramid.
         instances: the instances to distil.
         targets: the ground truth, boxes and labels of each image.
@@ -95,12 +96,12 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def plain_targets(targets: list[Target], device: torch.device) -> list[dict[str, Any]]:
-    """Boxes and labels as plain tensors on the device; image_id and flipped, where they are there, as they are."""
+    """Boxes and labels as plain tensors on the device; image_id, flipped and draw, where there, as they are."""
     return [
         {
             "boxes": target["boxes"].as_subclass(Tensor).to(device, torch.float32, non_blocking=True),
             "labels": target["labels"].to(device, non_blocking=True),
-            **{name: target[name] for name in ("image_id", "flipped") if name in target},
+            **{name: target[name] for name in ("image_id", "flipped", "draw") if name in target},
         }
         for target in targets
     ]

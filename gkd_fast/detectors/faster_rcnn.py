@@ -8,7 +8,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from gkd_fast import ops
+from gkd_fast import ops, parallel
 from gkd_fast.detectors.base import (
     Instances,
     SoftPairs,
@@ -18,6 +18,7 @@ from gkd_fast.detectors.base import (
     level_anchors,
     normalised_batch,
 )
+from gkd_fast.detectors.sampling import ImageSampler
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
@@ -42,7 +43,10 @@ class FasterRCNNAdapter:
                 pool.sampling_ratio,
                 canonical_scale=pool.canonical_scale,
                 canonical_level=pool.canonical_level,
+                aligned=getattr(pool, "aligned", False),
             )
+        model.rpn.fg_bg_sampler = ImageSampler(model.rpn.fg_bg_sampler, 0)
+        model.roi_heads.fg_bg_sampler = ImageSampler(model.roi_heads.fg_bg_sampler, 1)
         float_outputs(model.rpn.head)
         float_outputs(model.roi_heads.box_predictor)
 
@@ -88,16 +92,20 @@ class FasterRCNNAdapter:
 
     def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
-        roi_heads = self.model.roi_heads
+        rpn, roi_heads = self.model.rpn, self.model.roi_heads
+        for sampler in (rpn.fg_bg_sampler, roi_heads.fg_bg_sampler):
+            sampler.seed(targets)
         pyramid = self.pyramid(images)
-        proposals, losses = self.model.rpn(images, pyramid, targets)
+        proposals, losses = rpn(images, pyramid, targets)
         proposals, _, labels, regression_targets = roi_heads.select_training_samples(proposals, targets)
         # The padded size: strides are inferred from it, and padding may be wide.
         sizes = [tuple(images.tensors.shape[-2:])] * len(proposals)
         roi_features = roi_heads.box_roi_pool(pyramid, proposals, sizes)
         logits, box_regression = roi_heads.box_predictor(roi_heads.box_head(roi_features))
         loss_class, loss_box = fastrcnn_loss(logits, box_regression, labels, regression_targets)
-        losses = {**losses, "loss_classifier": loss_class, "loss_box_reg": loss_box}
+        anchors, rois = (parallel.share(n, logits) for n in (rpn.fg_bg_sampler.count, len(logits)))
+        losses = {name: anchors * value for name, value in losses.items()}
+        losses |= {"loss_classifier": rois * loss_class, "loss_box_reg": rois * loss_box}
 
         image_index = image_numbers(proposals)
         boxes, classes = torch.cat(proposals), torch.cat(labels)

@@ -8,6 +8,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
+from gkd_fast import parallel
 from gkd_fast.detectors.base import (
     SoftPairs,
     StudentPass,
@@ -51,9 +52,10 @@ class RetinaNetAdapter:
         outputs = self.model.head(features)
         anchors = self.model.anchor_generator(images, features)
         matched = [self._match(boxes, target["boxes"]) for boxes, target in zip(anchors, targets, strict=True)]
+        part = parallel.share(len(targets), features[0])
         losses = {
-            "loss_classification": self._classification_loss(outputs["cls_logits"], targets, matched),
-            "loss_bbox_regression": self._box_loss(outputs, targets, anchors, matched),
+            "loss_classification": part * self._classification_loss(outputs["cls_logits"], targets, matched),
+            "loss_bbox_regression": part * self._box_loss(outputs, targets, anchors, matched),
         }
         soft = {"logits": outputs["cls_logits"], "matched": torch.stack(matched)}
         return StudentPass(losses, features, ground_truth_instances(targets), targets, soft)

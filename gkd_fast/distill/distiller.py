@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from gkd_fast import parallel
 from gkd_fast.config import DistillConfig
 from gkd_fast.config_terms import parse_terms
 from gkd_fast.detectors import DetectorAdapter, StudentPass, pyramid_strides
@@ -16,7 +17,7 @@ from gkd_fast.detectors.base import ground_truth_instances
 from gkd_fast.detectors.folding import fold_batch_norm
 from gkd_fast.distill.bank import PrototypeBank
 from gkd_fast.distill.harvest import CandidatePool
-from gkd_fast.distill.prototypes import Batches, collect_candidates, generate_bank
+from gkd_fast.distill.prototypes import Batches, collect_candidates, generate_bank, merged
 from gkd_fast.distill.robust import Adapters, instance_weights, robust_distilling
 from gkd_fast.distill.terms import Setup, Step, build_terms
 
@@ -30,6 +31,7 @@ class Distiller:
         classes: the data's class names.
         config: the methods and their settings.
         device: of all networks.
+        shard: moves the teacher to the device in parts; None: as a whole.
 
     Attributes:
         uses_prototypes: whether the methods need `refresh`.
@@ -47,9 +49,14 @@ class Distiller:
         classes: tuple[str, ...],
         config: DistillConfig,
         device: torch.device,
+        shard: Callable[[nn.Module, torch.device], None] | None = None,
     ) -> None:
-        teacher.model.to(device).eval().requires_grad_(False)
+        teacher.model.eval().requires_grad_(False)
         fold_batch_norm(teacher.model.backbone)
+        if shard:
+            shard(teacher.model, device)
+        else:
+            teacher.model.to(device)
         names = parse_terms(config.terms, one_stage=teacher.stage == "one_stage")
         setup = Setup(
             stage=teacher.stage,
@@ -79,20 +86,25 @@ class Distiller:
         student: DetectorAdapter,
         batches: Batches,
         progress: Callable[[int], None] = lambda images: None,
+        *,
+        images: Sequence[int] = (),
     ) -> PrototypeBank:
-        """Generate the prototypes anew: from the pool where it holds candidates, else by a pass over the batches."""
+        """Generate the prototypes anew: from the pool where it holds candidates, else by a pass over the batches.
+
+        Args:
+            student: the network that is trained.
+            batches: of this process's share of the candidate images.
+            progress: called with the number of images of every finished batch.
+            images: ids of the candidate images of all processes, in order; needed where there are several.
+        """
         if self.pool and self.pool.filled:
             candidates = self.pool.candidates()
         else:
-            candidates = collect_candidates(
-                student,
-                self.teacher,
-                batches,
-                self.config,
-                self.device,
-                progress=progress,
-            )
-        bank = generate_bank(candidates, self.classes, self.config)
+            own = collect_candidates(student, self.teacher, batches, self.config, self.device, progress=progress)
+            parts = parallel.gather(own)
+            candidates = merged(parts, images) if parts else own
+        # One process picks for all: the picks are equal even on unequal machines.
+        bank = parallel.from_main(generate_bank(candidates, self.classes, self.config) if parallel.is_main() else None)
         self.bank = bank.to(self.device)
         return bank
 
@@ -132,7 +144,9 @@ class Distiller:
             with torch.autocast(self.device.type, enabled=False):
                 step = self._step(student, own, images, pyramid)
                 for name in methods:
-                    terms |= {f"{name}_{part}": value for part, value in self.modules[name](step).items()}
+                    # The mean over the processes of what each finds in its share of the batch.
+                    found = self.modules[name](step).items()
+                    terms |= {f"{name}_{part}": value / parallel.world_size() for part, value in found}
         return terms, omega
 
     def _global_knowledge(

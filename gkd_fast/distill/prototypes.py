@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +116,31 @@ def collect_candidates(
         raise ValueError("candidates: expected at least one batch of images, got none")
     embeddings = [torch.cat(part, dim=1) for part in parts[:2]]
     return Candidates(*embeddings, *(torch.cat(part) for part in parts[2:]), strides=strides)
+
+
+def merged(parts: Sequence[Candidates], images: Sequence[int]) -> Candidates:
+    """The candidates that several processes found, in the order of a pass by one process.
+
+    Args:
+        parts: of each process's share of the images (`gkd_fast.parallel.own_share`).
+        images: all image ids, in order.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    # The first image belongs to the first process; in the other shares it is filling.
+    kept = [torch.where((part.image_ids != images[0]) | (rank == 0))[0] for rank, part in enumerate(parts)]
+    place = {image: number for number, image in enumerate(images)}
+    image_ids = torch.cat([part.image_ids[rows] for part, rows in zip(parts, kept, strict=True)])
+    order = torch.tensor([place[image] for image in image_ids.tolist()]).argsort(stable=True)
+    embeddings = {
+        name: torch.cat([getattr(part, name)[:, rows] for part, rows in zip(parts, kept, strict=True)], 1)[:, order]
+        for name in ("student", "teacher")
+    }
+    columns = {
+        name: torch.cat([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])[order]
+        for name in ("labels", "boxes", "flipped")
+    }
+    return Candidates(**embeddings, **columns, image_ids=image_ids[order], strides=parts[0].strides)
 
 
 def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gkd_fast import ops
+from gkd_fast import ops, parallel
 from gkd_fast.config import DistillConfig
 from gkd_fast.detectors import Instances, SoftPairs
 from gkd_fast.distill.bank import PrototypeBank
@@ -163,20 +163,31 @@ def robust_distilling(
 
     Returns:
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
-        up), and the robust weights omega [L,B].
+        up, over all processes that train together), and the robust weights omega [L,B].
     """
     boxes, image_index = instances.boxes, instances.image_index
     discrepancy, omega = _global_knowledge(student, teacher, instances, bank, config)
     sums = ops.masked_imitation(adapted, teacher, boxes, image_index, omega, bank.strides, overlap=config.overlap)
     channels = teacher[0].shape[1]
-    foreground = sums.foreground / (2 * channels * sums.foreground_weight).clamp(min=1)
-    background = sums.background / (2 * channels * sums.background_cells).clamp(min=1)
+    foreground = sums.foreground / (2 * channels * parallel.total(sums.foreground_weight)).clamp(min=1)
+    background = sums.background / (2 * channels * parallel.total(sums.background_cells)).clamp(min=1)
     over_levels = torch.mean if stage == "two_stage" else torch.sum
     terms = {
-        "global": kappa * config.global_weight * discrepancy.sum(),
+        "global": kappa * config.global_weight * _participating_share(instances, bank) * discrepancy.sum(),
         "foreground": kappa * config.foreground_weight * over_levels(foreground),
         "background": kappa * config.background_weight * over_levels(background),
     }
     if soft is not None:
-        terms["soft"] = config.soft_weight * soft_label_loss(soft, omega, instances, bank, config)
+        part = parallel.share(soft.student.shape[0], soft.student)
+        terms["soft"] = config.soft_weight * part * soft_label_loss(soft, omega, instances, bank, config)
     return terms, omega
+
+
+def _participating_share(instances: Instances, bank: PrototypeBank) -> Tensor | float:
+    """This process's part of the instances whose class has prototypes."""
+    if parallel.world_size() == 1:
+        return 1.0
+    label = instances.labels.clamp(min=0)
+    has_prototypes = bank.class_offsets[label + 1] > bank.class_offsets[label]
+    own = (has_prototypes & (instances.labels >= 0)).sum().float()
+    return own / parallel.total(own).clamp(min=1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gkd_fast import parallel
+
 _MOMENTUM = 0.9  # of a weight over the measurements
 _EPSILON, _MOST = 1e-6, 1e4  # as published
 
@@ -34,8 +36,9 @@ def _norm(term: Tensor, features: Sequence[Tensor], scaler: torch.amp.GradScaler
         return torch.zeros_like(term)
     gradients = torch.autograd.grad(scaler.scale(term), list(features), retain_graph=True, allow_unused=True)
     norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
-    total = torch.stack(norms).norm() if norms else torch.zeros_like(term)
-    return total / scaler.scale(torch.ones_like(term))
+    own = torch.stack(norms).square().sum() if norms else torch.zeros_like(term)
+    # Each process has the gradient on its share of the batch's features.
+    return parallel.total(own).sqrt() / scaler.scale(torch.ones_like(term))
 
 
 class Balance:

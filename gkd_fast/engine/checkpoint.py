@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gkd_fast import parallel
 from gkd_fast.detectors import DetectorSpec, build_detector
+from gkd_fast.engine.distributed import whole_state
 from gkd_fast.engine.files import replacing
 from gkd_fast.errors import InputError
 
@@ -18,13 +20,18 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class DetectorCheckpoint:
-    """A trained detector: a plain torchvision state dict and what is needed to build its network."""
+    """A trained detector: a plain torchvision state dict and what is needed to build its network.
+
+    Attributes:
+        ap: COCO AP that the detector is known to reach on its validation images, as a fraction.
+    """
 
     spec: DetectorSpec
     classes: tuple[str, ...]
     model: dict[str, torch.Tensor]
     config: dict[str, Any]
     origin: str
+    ap: float | None = None
 
     def build(self) -> nn.Module:
         """The torchvision detector with the trained weights.
@@ -58,16 +65,24 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) 
 
 
 def save_detector(
-    path: Path, model: nn.Module, spec: DetectorSpec, classes: tuple[str, ...], config: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    spec: DetectorSpec,
+    classes: tuple[str, ...],
+    config: dict[str, Any],
+    ap: float | None = None,
 ) -> None:
     """Write a finished detector."""
-    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in whole_state(model).items()}
+    if not parallel.is_main():
+        return
     content = {
         "format": FORMAT,
         "spec": spec.to_dict(),
         "classes": list(classes),
         "model": state,
         "config": config,
+        "ap": ap,
     }
     with replacing(path) as temporary:
         torch.save(content, temporary)
@@ -87,6 +102,7 @@ def load_detector(path: Path) -> DetectorCheckpoint:
             model=content["model"],
             config=content["config"],
             origin=str(path),
+            ap=content.get("ap"),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: expected a detector checkpoint of gkd_fast; {error} does not fit") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch.distributed.checkpoint import CheckpointException
 
+from gkd_fast import parallel
 from gkd_fast.errors import InputError, RunError
 
 _FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota used up", errno.EFBIG: "file size limit reached"}
@@ -36,7 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file."""
+    """Write a JSON file; of the processes that train together, the main one does."""
+    if not parallel.is_main():
+        return
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import nn
 
+from gkd_fast import parallel
 from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 
@@ -26,19 +28,22 @@ def detect(
 
     Args:
         model: the detector; in evaluation mode during the call.
-        dataset: prepared images, not augmented.
+        dataset: prepared images, not augmented; where several processes run, each takes its share.
         batch_size: images at once.
         workers: loader processes.
         device: of the model.
         progress: called with the number of images of every finished batch.
 
     Returns:
-        One dict an image, on the CPU: image_id, boxes [n,4] in original pixels, scores [n], labels [n].
+        One dict an image, on the CPU: image_id, boxes [n,4] in original pixels, scores [n], labels [n]. The main
+        process gets those of all images, the others an empty list.
     """
     training = model.training
     model.eval()
     detections = []
-    for images, targets in build_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers):
+    own = parallel.own_share(range(len(dataset)))
+    loader = build_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers, indices=own)
+    for images, targets in loader:
         outputs = model([image.to(device).float().div_(255) for image in images])
         for image, target, output in zip(images, targets, outputs, strict=True):
             height, width = target["original_size"]
@@ -53,4 +58,5 @@ def detect(
             )
         progress(len(images))
     model.train(training)
-    return detections
+    parts = parallel.gather(detections[: len(range(parallel.rank(), len(dataset), parallel.world_size()))])
+    return [found for turn in zip_longest(*parts) for found in turn if found]

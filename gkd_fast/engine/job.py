@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from gkd_fast import parallel
 from gkd_fast.config import Config, to_dict
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorSpec, adapt, build_detector, detector_from_weights, specs
 from gkd_fast.distill import Distiller, PrototypeBank
 from gkd_fast.engine.checkpoint import load_detector, save_detector
+from gkd_fast.engine.distributed import shard_teacher
 from gkd_fast.engine.files import loading, write_json
 from gkd_fast.engine.inference import detect
 from gkd_fast.engine.precision import resolve_device
@@ -95,27 +97,33 @@ def run(config: Config, folder: Path) -> Result:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(config))
-    print(f"run folder: {folder}", flush=True)
+    if parallel.is_main():
+        print(f"run folder: {folder}", flush=True)
     summary: Result = {"classes": list(data.classes), "device": str(device), "amp": config.run.amp}
 
     if teacher is None:
         phase = Phase("teacher", folder / "teacher", config.optim.teacher_epochs, config.optim.teacher_lr)
         teacher, summary["teacher"] = _train(config, data, device, phase, teacher_spec, config.model.teacher_weights)
-    else:
+    shard = shard_teacher if config.run.shard_teacher and parallel.world_size() > 1 else None
+    if shard is None:
         teacher.to(device)
+    torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
+    distiller = Distiller(
+        adapt(teacher), config.model.student_channels, data.classes, config.distill, device, shard=shard
+    )
+    if "teacher" not in summary:
         summary["teacher"] = evaluate_detector(config, data.val, teacher, device)
 
     phase = Phase("student", folder / "student", config.optim.epochs, config.optim.lr)
     _, summary["student"] = _train(config, data, device, phase, student_spec, config.model.student_weights)
 
-    torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
-    distiller = Distiller(adapt(teacher), config.model.student_channels, data.classes, config.distill, device)
     phase = Phase("distilled", folder / "distilled", config.optim.epochs, config.optim.lr)
     student, summary["distilled"] = _train(
         config, data, device, phase, student_spec, config.model.student_weights, distiller
     )
     if config.data.data == "scenes" and distiller.uses_prototypes:
-        summary["robust_weights"] = weights_by_condition(adapt(student), distiller, data.val, config, device)
+        adapter = adapt(student.to(device))
+        summary["robust_weights"] = weights_by_condition(adapter, distiller, data.val, config, device)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -154,28 +162,31 @@ def _train(
     weights: str,
     distiller: Distiller | None = None,
 ) -> tuple[nn.Module, Result]:
-    """Train and evaluate one detector, or load it where the phase is finished."""
+    """Train and evaluate one detector unless that is done; the network comes from its file, on the CPU."""
     torch.manual_seed(config.run.seed)
     result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
-    if result_file.exists():
-        model = load_detector(model_file).build().to(device)
-        if distiller and distiller.uses_prototypes:
-            distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(device)
-        return model, json.loads(result_file.read_text())
-    phase.folder.mkdir(exist_ok=True)
-    model = build_detector(spec, len(data.classes), weights=weights).to(device)
-    started = time.perf_counter()
-    rate = Trainer(adapt(model), data.train, phase, config, device, distiller).fit()
-    result = evaluate_detector(config, data.val, model, device)
-    result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
-    save_detector(model_file, model, spec, data.classes, to_dict(config))
-    write_json(result_file, result)
-    return model, result
+    if not parallel.from_main(result_file.exists()):
+        phase.folder.mkdir(exist_ok=True)
+        model = build_detector(spec, len(data.classes), weights=weights).to(device)
+        started = time.perf_counter()
+        rate = Trainer(adapt(model), data.train, phase, config, device, distiller).fit()
+        result = evaluate_detector(config, data.val, model, device)
+        result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
+        save_detector(model_file, model, spec, data.classes, to_dict(config))
+        write_json(result_file, result)
+        parallel.barrier()
+    if distiller and distiller.uses_prototypes:
+        distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(device)
+    return load_detector(model_file).build(), json.loads(result_file.read_text())
 
 
 def evaluate_detector(config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device) -> Result:
     """COCO figures, and for VOC data the mAP of both rules."""
     detections = detect(model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device)
+    return parallel.from_main(_figures(config, dataset, detections) if parallel.is_main() else {})
+
+
+def _figures(config: Config, dataset: PreparedDataset, detections: list[dict[str, Any]]) -> Result:
     result = evaluate_coco(dataset.ground_truth(), detections)
     if config.data.data == "voc":
         for rule in ("2007", "2010"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from gkd_fast.config import RunConfig
@@ -61,6 +62,8 @@ class Precision:
         if clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         finite_terms = terms.detach().isfinite().all()
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         finite = finite_terms & norm.isfinite()
         optimizer.found_inf = (~finite).float()
         optimizer.step()

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from gkd_fast import parallel
 from gkd_fast.config import Config
 from gkd_fast.data.buckets import SizeBuckets
 from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
 from gkd_fast.distill import Distiller, PrototypeBank
 from gkd_fast.engine.balance import Balance, gradient_norms
 from gkd_fast.engine.compile import compile_parts, compiles
+from gkd_fast.engine.distributed import data_parallel, is_sharded, prepare_student
 from gkd_fast.engine.optim import build_optimizer
 from gkd_fast.engine.precision import Precision, RunningStatistics
 from gkd_fast.engine.readback import BadSteps
@@ -55,12 +57,15 @@ class TrainStep:
         self.device = device
         self.distiller = distiller
         self.buckets = buckets
+        prepare_student(adapter.model, distiller.modules if distiller else None, config, device)
         self.modules = nn.ModuleDict({"detector": adapter.model})
         if distiller:
             self.modules["distiller"] = distiller.modules
         self.trainable = list(self.modules.parameters())
-        _channels_last([*self.trainable, *(distiller.teacher.model.parameters() if distiller else [])])
+        teacher = list(distiller.teacher.model.parameters()) if distiller else []
+        _channels_last([*self.trainable, *teacher])
         self.optimizer = build_optimizer(self.trainable, config.optim, lr)
+        self.together = data_parallel(self.modules, config, device)
         self.precision = Precision(config.run, device)
         self.statistics = RunningStatistics(adapter.model)
         self.bad_steps = BadSteps(config.run.bad_steps, device)
@@ -71,7 +76,7 @@ class TrainStep:
         self.norms: dict[str, Tensor] = {}
         self.steps = 0
         self.compiler = None
-        if compiles(config.run.compile, device):
+        if compiles(config.run.compile, device) and not is_sharded([*self.trainable, *teacher]):
             self.compiler = compile_parts(
                 adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
             )
@@ -84,7 +89,7 @@ class TrainStep:
             kappa: attenuation of the distillation terms.
 
         Returns:
-            The loss terms, float32 scalars on the device.
+            The loss terms of the global batch, float32 scalars on the device.
 
         Raises:
             RunError: once too many steps in a row were not finite.
@@ -92,14 +97,19 @@ class TrainStep:
         self.statistics.save()
         with self._compiled():
             images, targets = self.prepare(batch)
-            with self.precision.autocast():
-                own = self.student_pass(images, targets)
-                terms = {**own.losses, **self.distil(own, images, kappa)}
+            own, terms = self.together(self._forward, images, targets, kappa)
             self._measure(terms, own.features)
             self.backward(terms)
-        self.update(terms, [target["image_id"] for target in batch[1]])
+        values = self.update(terms, [target["image_id"] for target in batch[1]])
         self.steps += 1
-        return terms
+        return dict(zip(terms, values, strict=True))
+
+    def _forward(
+        self, images: ImageList, targets: list[dict[str, Any]], kappa: float
+    ) -> tuple[StudentPass, dict[str, Tensor]]:
+        with self.precision.autocast():
+            own = self.student_pass(images, targets)
+            return own, {**own.losses, **self.distil(own, images, kappa)}
 
     def prepare(self, batch: Batch) -> tuple[ImageList, list[dict[str, Any]]]:
         """The padded batch and the targets, on the device."""
@@ -122,14 +132,17 @@ class TrainStep:
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the sum of the terms."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.precision.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
+        # The terms of the processes add up; DDP and FSDP2 average.
+        loss = torch.stack(list(terms.values())).sum() * parallel.world_size()
+        self.precision.scaler.scale(loss).backward()
 
-    def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> None:
-        """Step the optimiser where everything is finite."""
-        values = torch.stack([value.detach() for value in terms.values()])
+    def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Tensor:
+        """Step the optimiser where everything is finite; returns the terms [T] of the global batch."""
+        values = parallel.total(torch.stack([value.detach() for value in terms.values()]))
         finite, bad = self.precision.update(self.optimizer, self.trainable, values, self.config.optim.clip_norm)
         self.statistics.keep(finite)
         self.bad_steps.add(list(terms), values, bad, image_ids)
+        return values
 
     def _measure(self, terms: dict[str, Tensor], features: list[Tensor]) -> None:
         """Gradient norms where it is their turn; scales the distillation terms in place where they are balanced."""
@@ -167,5 +180,5 @@ class TrainStep:
 
 def _channels_last(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in parameters:
-        if parameter.dim() == 4:
+        if parameter.dim() == 4 and not is_sharded([parameter]):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gkd_fast import parallel
@@ -134,10 +135,13 @@ class Trainer:
 
     def _step(self, batch: Batch, epoch: int) -> None:
         kappa = 1 - epoch / self.phase.epochs if self.config.distill.attenuation else 1.0
-        terms = self.update(batch, kappa)
+        images, targets = batch
+        seed = self.config.run.seed
+        drawn = [{**target, "draw": draw_seed(seed, epoch, target["image_id"])} for target in targets]
+        terms = self.update((images, drawn), kappa)
         self.schedule.step()
         self.step += 1
-        self.meter.add(terms, len(batch[0]) * parallel.world_size())
+        self.meter.add(terms, len(images) * parallel.world_size())
         if self.update.norms:
             names, values = zip(*self.update.norms.items(), strict=True)
             self.norms.put(torch.stack(values), (names, epoch, self.step))
@@ -155,10 +159,10 @@ class Trainer:
             shuffle=False,
             seed=self.config.run.seed,
             workers=self.config.data.workers,
-            indices=images,
+            indices=parallel.own_share(images),
         )
         with self.update.precision.autocast():
-            bank = distiller.refresh(self.adapter, loader)
+            bank = distiller.refresh(self.adapter, loader, images=list(self.dataset.boxes_per_image(images)))
         if parallel.is_main():
             with replacing(self.phase.folder / "prototypes.pt") as temporary:
                 bank.save(temporary)
@@ -226,3 +230,8 @@ class Trainer:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+def draw_seed(seed: int, epoch: int, image_id: int) -> int:
+    """The seed from which samples of an image are drawn in an epoch, however many processes train."""
+    return int(np.random.SeedSequence((seed, epoch, image_id)).generate_state(1)[0])

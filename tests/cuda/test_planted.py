@@ -19,10 +19,11 @@ def caught(kernel, sanitizer="plain", orders=(0,)):
     return reports
 
 
-def test_sound_kernel_passes_everywhere():
-    assert not any(caught("none", orders=emulated.ORDERS))
-    assert caught("none", "address") == [""]
-    assert caught("none", "thread") == [""]
+@pytest.mark.parametrize("kernel", ["none", "warp_exchange"])
+def test_sound_kernels_pass_everywhere(kernel):
+    assert not any(caught(kernel, orders=emulated.ORDERS))
+    assert caught(kernel, "address") == [""]
+    assert caught(kernel, "thread") == [""]
 
 
 @pytest.mark.parametrize("kernel", ["missing_barrier", "write_after_read"])
@@ -30,7 +31,7 @@ def test_schedules_find_missing_barriers_by_values(kernel):
     assert any("status 4" in report for report in caught(kernel, orders=emulated.ORDERS))
 
 
-@pytest.mark.parametrize("kernel", ["missing_barrier", "write_after_read", "non_atomic_sum"])
+@pytest.mark.parametrize("kernel", ["missing_barrier", "write_after_read", "shuffle_as_fence", "non_atomic_sum"])
 def test_thread_sanitizer_finds_races(kernel):
     assert "ThreadSanitizer: data race" in caught(kernel, "thread")[0]
 

@@ -22,6 +22,18 @@ __global__ void sum_rows(const float* rows, int count, float* sums) {
   }
 }
 
+// Lanes hand numbers to their neighbours through memory: what orders that is __syncwarp, never a shuffle.
+template <bool sync>
+__global__ void exchange(float* out) {
+  GKD_SHARED(float, values, kThreads);
+  values[thread()] = 1;
+  if (sync)
+    __syncwarp();
+  else
+    __shfl_xor_sync(kFullWarp, 0, 1);
+  out[thread()] = values[thread() ^ 1];
+}
+
 __global__ void count_blocks(float* sum) {
   if (thread() == 0) *sum += 1;
 }
@@ -98,6 +110,8 @@ int main(int, char** arguments) {
   if (is("none")) GKD_LAUNCH((sum_rows<true, true>), 1, kThreads, nullptr, in, kRows, out);
   else if (is("missing_barrier")) GKD_LAUNCH((sum_rows<false, true>), 1, kThreads, nullptr, in, kRows, out);
   else if (is("write_after_read")) GKD_LAUNCH((sum_rows<true, false>), 1, kThreads, nullptr, in, kRows, out);
+  else if (is("warp_exchange")) GKD_LAUNCH(exchange<true>, 1, kThreads, nullptr, out);
+  else if (is("shuffle_as_fence")) GKD_LAUNCH(exchange<false>, 1, kThreads, nullptr, out);
   else if (is("non_atomic_sum")) GKD_LAUNCH(count_blocks, 3, kThreads, nullptr, out);
   else if (is("tail_read")) GKD_LAUNCH(weigh, 1, kThreads, nullptr, in, length, out, true);
   else if (is("out_of_bounds")) GKD_LAUNCH(write_past, 1, kThreads, nullptr, out, length);

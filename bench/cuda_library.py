@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bench.compiled import Compiled
 from bench.cubin import read_facts
-from gkd_fast.ops import _build
+from gkd_fast.ops import _build, _build_cuda
 
-FLAGS = ("-O3", "-std=c++17")
+FLAGS = (*_build_cuda.NVCC_FLAGS, "-std=c++17")
 
 
 class CudaUnavailableError(RuntimeError):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,12 +17,14 @@ from gkd_fast.config import OptimConfig
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, lr: float) -> Optimizer:
     """SGD with momentum or AdamW over the trainable parameters.
 
-    Both are fused: one kernel updates all weights, and skips the update where `found_inf` is set on the device.
+    Both are fused: one kernel updates all weights, and skips the update where `found_inf` is set on the device;
+    torch has no such kernel for SGD on sharded weights.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if config.optimizer == "adamw":
         return AdamW(trainable, lr=lr, weight_decay=config.weight_decay, fused=True)
-    optimizer = SGD(trainable, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+    fused = not any(isinstance(parameter, DTensor) for parameter in trainable)
+    optimizer = SGD(trainable, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
     if config.momentum:
         # Left to the first step, the momentum would stay uninitialised where that step is skipped.
         for parameter in trainable:

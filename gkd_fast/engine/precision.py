@@ -46,7 +46,7 @@ class Precision:
         """Clip the gradients and step; the device skips the step where a term or a gradient is not finite.
 
         Args:
-            optimizer: a fused one.
+            optimizer: of the parameters; unless it is fused, the host waits to know whether to step.
             parameters: whose gradients the backward pass has left, scaled by `scaler`.
             terms: [T] loss terms.
             clip_norm: upper limit of the gradient's norm; 0: none.
@@ -65,8 +65,11 @@ class Precision:
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
         finite = finite_terms & norm.isfinite()
-        optimizer.found_inf = (~finite).float()
-        optimizer.step()
+        if optimizer.defaults["fused"]:
+            optimizer.found_inf = (~finite).float()
+            optimizer.step()
+        elif finite:
+            optimizer.step()
         bad = ~finite
         if self.scaler.is_enabled():
             bad = ~finite_terms | (bad & (self.scaler._scale <= 1))

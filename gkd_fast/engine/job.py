@@ -170,9 +170,11 @@ def _train(
         model = build_detector(spec, len(data.classes), weights=weights).to(device)
         started = time.perf_counter()
         rate = Trainer(adapt(model), data.train, phase, config, device, distiller).fit()
+        save_detector(model_file, model, spec, data.classes, to_dict(config))
+        parallel.barrier()
+        model = adapt(load_detector(model_file).build().to(device)).model  # whole again where it was sharded
         result = evaluate_detector(config, data.val, model, device)
         result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
-        save_detector(model_file, model, spec, data.classes, to_dict(config))
         write_json(result_file, result)
         parallel.barrier()
     if distiller and distiller.uses_prototypes:

@@ -64,9 +64,10 @@ def imitation_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Sums [2,L,programs] of W (A-B)^2 and [W <= 0] (A-B)^2 over some cells and `blocks` tiles of channels.
+    """Sums of W (A-B)^2 and [W <= 0] (A-B)^2 over some cells and `blocks` tiles of channels.
 
-    Strides, and the lengths along memory of cells or channels, count VECTORs of elements.
+    They are rows 0 and 1 of [4,L,sums_per_level]. Strides, and the lengths along memory of cells or
+    channels, count VECTORs of elements.
     """
     if A_LAYOUT == "planes" or B_LAYOUT == "planes":
         cells = cells * VECTOR
@@ -287,24 +288,24 @@ def masked_imitation(
         plans = [Plan.of(s, t) if s.numel() else None for s, t in zip(student, teacher, strict=True)]
         counts = [painting_programs(n, h * w) for n, _, h, w in shapes]
         counts += [plan.grid[0] * plan.grid[1] * plan.grid[2] for plan in plans if plan]
-        sums = weights.new_zeros((2, 2, len(shapes), max(counts)))
+        sums = weights.new_zeros((4, len(shapes), max(counts)))
         boxes, image_index, omega = ready(boxes), ready(image_index), ready(omega.float())
-        paint(boxes, image_index, omega, weights, sums[1], shapes, strides, last=last, base_size=base_size)
+        paint(boxes, image_index, omega, weights, sums, shapes, strides, last=last, base_size=base_size)
         for level, plan in enumerate(plans):
             if plan:
                 imitation_kernel[plan.grid](
                     *(m.tensor for m in plan.maps),
                     weights,
                     sums,
-                    sums.stride(2),
                     sums.stride(1),
+                    sums.stride(0),
                     sum(cells[:level]),
                     level,
                     *plan.lengths,
                     *plan.strides(),
                     **plan.configuration,
                 )
-        foreground, background, weight, empty = sums.sum(3).flatten(0, 1).unbind(0)
+        foreground, background, weight, empty = sums.sum(2).unbind(0)
     return foreground, background, weight, empty, weights
 
 

@@ -46,8 +46,8 @@ def paint_kernel(
 ):
     """Weights [N,H*W] of one level, and for each program the sum of its weights and the number of those <= 0.
 
-    The level's boxes have sizes sqrt((w+1)(h+1)) / base_size + 1e-6 in [smallest, larger). omega [L,B]; both sums
-    [2,L,sums_per_level].
+    The level's boxes have sizes sqrt((w+1)(h+1)) / base_size + 1e-6 in [smallest, larger). omega [L,B]; the sums
+    are rows 2 and 3 of [4,L,sums_per_level].
     """
     image = tl.program_id(1)
     cells = height * width
@@ -94,8 +94,8 @@ def paint_kernel(
     written = cell < cells
     tl.store(weights_ptr + first_weight + image.to(tl.int64) * cells + cell, weight, mask=written)
     program = level * sums_per_level + image * tl.num_programs(0) + tl.program_id(0)
-    tl.store(sums_ptr + program, tl.sum(tl.where(written, weight, 0.0), 0))
-    tl.store(sums_ptr + sums_per_kind + program, tl.sum(tl.where(written & (weight <= 0.0), 1.0, 0.0), 0))
+    tl.store(sums_ptr + 2 * sums_per_kind + program, tl.sum(tl.where(written, weight, 0.0), 0))
+    tl.store(sums_ptr + 3 * sums_per_kind + program, tl.sum(tl.where(written & (weight <= 0.0), 1.0, 0.0), 0))
 
 
 # A box for each thread: fewer, and the compiler would have every thread work out all of them.
@@ -132,9 +132,9 @@ def paint(
     last: bool,
     base_size: float,
 ) -> None:
-    """Paint `weights` [sum of N*H*W], level after level, and put their partial sums into `sums` [2,L,programs].
+    """Paint `weights` [sum of N*H*W], level after level.
 
-    shapes: [N,C,H,W] of each level.
+    Partial sums go into rows 2 and 3 of `sums` [4,L,programs]; shapes: [N,C,H,W] of each level.
     """
     first_weight = 0
     for level, (images, _, height, width) in enumerate(shapes):

@@ -68,3 +68,25 @@ def test_without_a_compiler_the_reference_runs_with_one_warning(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("the slower reference operators run on the CPU") == 1
     assert result.stdout.strip() not in ("", "available")
+
+
+def test_a_backend_that_cannot_run_says_why():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    for name in ("triton", "cuda"):
+        assert ops.backends()[name] == "no CUDA device"
+    x = torch.randn(1, 2, 3)
+    with ops.use_backend("triton"), pytest.raises(RuntimeError, match="'triton' has no kernel for such tensors on cpu"):
+        ops.prototype_projection(x, x)
+
+
+def test_float64_is_not_for_triton():
+    code = """
+import torch
+from gkd_fast import ops
+x = torch.eye(3, dtype=torch.float64)[None]
+with ops.use_backend("triton"):
+    ops.prototype_projection(x, x)
+"""
+    result = run(["-c", code], TRITON_INTERPRET="1")
+    assert "RuntimeError: prototype_projection: backend 'triton' has no kernel for such tensors on cpu" in result.stderr

@@ -1,6 +1,6 @@
 """Trains on request, in a child process each time, and ends or disturbs it at a planned moment.
 
-Reads JSON lines {"arguments", "plan", "log"}, answers each with the child's exit code. One process imports torch for all.
+Reads JSON lines {"arguments", "plan", "log"}, answers each with the child's exit code; torch is imported once for all.
 """
 
 from __future__ import annotations

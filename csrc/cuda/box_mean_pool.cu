@@ -1,10 +1,10 @@
 // Mean of the feature cells under each box.
 //
-// Forward, a box is summed directly: its cells are read once, in float32, and no large sums are subtracted from each other. Where
-// the boxes of an image hold at least half as many cells as the map, the map is summed in tiles of 8x32 first. A box then reads
-// the tiles inside of it and the cells between them and its border: at most 2 * (32 * height + 8 * width) instead of
-// height * width. Reading all of the map once costs less than reading half of it through boxes, which large ones do at the speed
-// of a single block.
+// Forward, a box is summed directly: its cells are read once, in float32, and no large sums are subtracted from each other.
+// Where the boxes of an image hold at least half as many cells as the map, the map is summed in tiles of 8x32 first. A box then
+// reads the tiles inside of it and the cells between them and its border: at most 2 * (32 * height + 8 * width) instead of
+// height * width. Reading all of the map once costs less than reading half of it through boxes, which a large one does at the
+// speed of a single block.
 //
 // Backward, each tile of the gradient gathers from the boxes that touch it; a box that covers it whole costs one addition a
 // thread. The only memory traffic that grows with the number of boxes is that of their own gradients.

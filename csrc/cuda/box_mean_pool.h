@@ -5,8 +5,8 @@
 
 namespace gkd {
 
-// A box on the map of one level: rows top..bottom, columns left..right, ends excluded. Area NaN: a box with a NaN coordinate, or
-// without an image, which has no cells.
+// A box on the map of one level: rows top..bottom, columns left..right, ends excluded. Area NaN: a box with a NaN coordinate,
+// or without an image, which has no cells.
 struct alignas(16) BoxCells {
   int left, top, right, bottom;
   int box, image;
@@ -26,7 +26,7 @@ struct BoxMeanPool {
   int* starts;      // [N+1]: where the boxes of an image begin in each level
 };
 
-// Each returns what went wrong, or null. `tile_sums` has the shape of the maps in tiles, and room for floats; `crowded` [L,N] ints.
+// Each returns what went wrong, or null. `tile_sums` has the shape of the maps in tiles, and room for floats; `crowded` [L,N].
 const char* box_mean_pool(const BoxMeanPool& call, Element element, const Pyramid& tile_sums, int* crowded, float* means,
                           void* stream);
 // `call.maps` are the gradients to be written; `gradient` [L,B,C].

@@ -5,8 +5,8 @@
 // interleaved map, neighbouring threads read neighbouring channels.
 //
 // Backward, each tile of the gradient gathers from the boxes that touch it. The weights of rows and columns are independent:
-// gradient[y][x] = sum_r rows[r][y] sum_c columns[c][x] g[r][c], so that a thread keeps the inner sum of a bin row for all of its
-// rows. This takes fewer operations than one atomic addition for each of the 16 cells of a bin, and none that waits.
+// gradient[y][x] = sum_r rows[r][y] sum_c columns[c][x] g[r][c], so that a thread keeps the inner sum of a bin row for all of
+// its rows. No addition is atomic, where scattering would need one for each of the 16 cells under the samples of a bin.
 #include "multiscale_roi_align.h"
 
 #include "roi_sampling.cuh"

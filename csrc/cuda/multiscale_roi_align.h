@@ -7,8 +7,8 @@
 
 namespace gkd {
 
-// A box on the map of its level, in cells; group = level * N + image, or L * N for a box that pools to zeros. All of its samples lie
-// in rows top..bottom, columns left..right, ends excluded.
+// A box on the map of its level, in cells; group = level * N + image, or L * N for a box that pools to zeros. All of its
+// samples lie in rows top..bottom, columns left..right, ends excluded.
 struct alignas(16) Roi {
   float start[2], bin[2];  // rows, columns
   int top, left, bottom, right;

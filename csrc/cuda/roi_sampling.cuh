@@ -1,6 +1,6 @@
-// Where RoIAlign looks. A bin averages a grid of sample points, each a bilinear interpolation; a sample outside of the map is 0.
-// Positions are rounded exactly as the reference rounds them: one rounding decides whether a sample on the border of the map
-// counts, so products are kept from being fused into sums.
+// Where RoIAlign looks. A bin averages a grid of sample points, each a bilinear interpolation; a sample outside of the map
+// is 0. Positions are rounded exactly as the reference rounds them: one rounding decides whether a sample on the border of the
+// map counts, so products are kept from being fused into sums.
 #pragma once
 
 #include <cfloat>

@@ -35,7 +35,15 @@ def test_no_access_outside_with_adaptive_samples(layout, aligned):
     run_all(features, torch.cat([BOXES, HUGE]), "address", (9, 5), sampling_ratio=0, aligned=aligned)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_no_race(layout):
-    features = pyramid(torch.float32, layout, channels=3, images=1, sizes=((9, 33),))
-    run_all(features, BOXES[[0, 8]], "thread")
+@pytest.mark.parametrize(
+    ("dtype", "layout", "channels"),
+    [
+        (torch.float32, "contiguous", 35),  # two blocks of channels
+        (torch.float32, "channels_last", 4),
+        (torch.bfloat16, "contiguous", 3),
+        (torch.bfloat16, "channels_last", 8),
+    ],
+)
+def test_no_race(dtype, layout, channels):
+    features = pyramid(dtype, layout, channels=channels, images=1, sizes=((9, 40), (1, 1)))
+    run_all(features, BOXES[[0, 4, 7, 8]], "thread", canonical_size=40, canonical_level=3)

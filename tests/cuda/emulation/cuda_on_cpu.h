@@ -1,9 +1,12 @@
 // Runs CUDA kernels on the CPU, to test them where no GPU is.
 //
-// Blocks run one after another. The threads of a block are fibers on one thread of the CPU, which run until they meet the others:
-// barriers, shuffles and ballots are rendezvous that check who comes, with which mask and from which line. In which order ready
-// threads run is chosen by number: 0 ascending, 1 descending, 2 and 3 the same in turns, others seed a random order. Shared
-// memory starts as NaN. Errors end the launch and are told by launch_error().
+// Blocks run one after another. The threads of a block are fibers on one thread of the CPU, which run until they meet the
+// others: barriers, shuffles and ballots are rendezvous that check who comes, with which mask and from which line. In which
+// order ready threads run is chosen by number: 0 ascending, 1 descending, 2 and 3 the same in turns, others seed a random
+// order. Shared memory starts as NaN. Errors end the launch and are told by launch_error().
+//
+// So a kernel must be launched by GKD_LAUNCH and declare shared memory by GKD_SHARED; no thread may return before a barrier,
+// and no two barriers share a line.
 //
 // AddressSanitizer sees the ends of shared arrays. To ThreadSanitizer every CUDA thread of every block is a thread of its own:
 // barriers order their memory accesses, shuffles do not, and blocks are not ordered at all.
@@ -68,7 +71,7 @@ constexpr bool kThreadSanitizer = false;
 #endif
 constexpr int kMostThreads = 1024, kStackBytes = 1 << 18, kSharedBytes = 48 << 10, kMostArrays = 32;
 // ThreadSanitizer must not take the memory of one block for that of the next: each has its own, so grids have to be small.
-constexpr int kMostBlocks = kThreadSanitizer ? 24 : 1;
+constexpr int kMostBlocks = kThreadSanitizer ? 64 : 1;
 constexpr int kRedZone = 64;
 
 enum class Meets { kNobody, kBlock, kWarp, kShuffle, kBallot };
@@ -115,7 +118,8 @@ struct Machine {
   int array_count, shared_bytes;
   void (*call)(const void*);
   const void* kernel;
-  // What ThreadSanitizer orders accesses by. Two in turns for a barrier: a thread may be at the next one before another has left.
+  // What ThreadSanitizer orders accesses by. Two in turns for a barrier: a thread may be at the next one before another has
+  // left.
   char barrier_tokens[2], warp_tokens[kMostThreads / 32][2], begin_token, end_token;
 };
 inline Machine machine;
@@ -244,7 +248,8 @@ GKD_SCHEDULER inline uint64_t meet_warp(Meets meets, unsigned mask, uint64_t val
   self.mask = mask;
   self.value = value;
   self.source = source;
-  if (!(mask >> self.id % 32 & 1)) fail("%s, line %d: thread %d is not in its mask %08x", name_of(meets), line, self.id, mask);
+  if (!(mask >> self.id % 32 & 1))
+    fail("%s, line %d: thread %d is not in its mask %08x", name_of(meets), line, self.id, mask);
   char* token = &m.warp_tokens[self.id / 32][self.warp_turn];
   if (meets == Meets::kWarp) {
     self.warp_turn = !self.warp_turn;
@@ -357,6 +362,9 @@ GKD_SCHEDULER inline void run_block() {
     switch_to(m.host, *m.current);
     m.current = &m.host;
   }
+#if defined(__SANITIZE_THREAD__)
+  for (int id = 0; id < m.threads; ++id) __tsan_destroy_fiber(m.fibers[id].sanitizer);
+#endif
   if (m.alive == 0 || m.error[0]) return;
   const Fiber *waiting = nullptr, *absent = nullptr;
   for (int id = 0; id < m.threads; ++id) {

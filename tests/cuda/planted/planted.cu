@@ -1,5 +1,5 @@
-// Kernels with one mistake each, and the launch of the one that is asked for: planted KERNEL ORDER. Exit status 3 with a message for
-// an error of the emulation, 4 for a wrong result.
+// Kernels with one mistake each, and the launch of the one that is asked for: planted KERNEL ORDER. Exit status 3 with a
+// message for an error of the emulation, 4 for a wrong result.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

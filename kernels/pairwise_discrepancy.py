@@ -24,106 +24,12 @@ from gkd_fast.kernels._launch import (
     ready_vectors,
 )
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
-from gkd_fast.kernels.unit_rows import inverse_lengths, inverse_of, normalise_backward
+from gkd_fast.kernels.robust_weights import class_range, robust_weights
+from gkd_fast.kernels.unit_rows import inverse_lengths, normalise_backward
 
 ROWS_PER_BLOCK = 32
 PROGRAMS_WANTED = 512  # a few for every multiprocessor of a large device
 MOST_PARTS = 8  # of the gradient, each a buffer of its size in float32
-
-
-@triton.jit
-def class_range(labels_ptr, offsets_ptr, instance, inside, classes, prototypes):
-    """Prototypes [first, past) of an instance's class, and its label; empty for a label outside [0,K)."""
-    label = tl.load(labels_ptr + instance, mask=inside, other=-1)
-    known = (label >= 0) & (label < classes)
-    first = tl.load(offsets_ptr + label, mask=known, other=0)
-    past = tl.load(offsets_ptr + label + 1, mask=known, other=0)
-    return tl.maximum(first, 0).to(tl.int32), tl.minimum(past, prototypes).to(tl.int32), label
-
-
-@triton.jit
-def best_cosine(
-    vector_ptr, prototypes_ptr, inverse_ptr, first, past, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """Largest cosine of one vector with prototypes [first, past), and 1 / its length; NaN if it is not finite."""
-    squares = tl.zeros((BLOCK_C,), tl.float32)
-    for start in range(0, channels, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
-        squares += x * x
-    square = tl.sum(squares, 0)
-    inverse = tl.where(square < float("inf"), inverse_of(square), float("nan"))
-    best = -2.0  # below every cosine
-    for start_m in range(first, past, BLOCK_M):
-        m = start_m + tl.arange(0, BLOCK_M)
-        products = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-        for start in range(0, channels, BLOCK_C):
-            c = start + tl.arange(0, BLOCK_C)
-            x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
-            inside = (m < past)[:, None] & (c < channels)[None, :]
-            place = m.to(tl.int64)[:, None] * channels + c[None, :]
-            p = tl.load(prototypes_ptr + place, mask=inside, other=0.0).to(tl.float32)
-            products += x[None, :] * p
-        cosine = tl.sum(products, 1) * tl.load(inverse_ptr + m, mask=m < past, other=0.0) * inverse
-        best = tl.maximum(best, tl.max(tl.where(m < past, cosine, -2.0), 0))
-    return tl.where(inverse == inverse, best, inverse), inverse
-
-
-@triton.jit(do_not_specialize=["instances", "prototypes", "classes", "student_vectors", "teacher_vectors"])
-def robust_weight_kernel(
-    student_ptr,
-    teacher_ptr,
-    student_prototypes_ptr,
-    teacher_prototypes_ptr,
-    student_inverse_ptr,
-    teacher_inverse_ptr,
-    labels_ptr,
-    offsets_ptr,
-    omega_ptr,
-    student_scale_ptr,
-    teacher_scale_ptr,
-    instances,
-    prototypes,
-    classes,
-    student_vectors,
-    teacher_vectors,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """omega [L,B], and omega / length of both embeddings, 0 for an instance that takes no part."""
-    instance, level = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    student_channels, teacher_channels = student_vectors * VECTOR, teacher_vectors * VECTOR
-    row, column = level * instances + instance, level * prototypes
-    first, past, label = class_range(labels_ptr, offsets_ptr, instance, True, classes, prototypes)
-    if first < past:
-        student_best, student_inverse = best_cosine(
-            student_ptr + row * student_channels,
-            student_prototypes_ptr + column * student_channels,
-            student_inverse_ptr + column,
-            first,
-            past,
-            student_channels,
-            BLOCK_M,
-            BLOCK_C,
-        )
-        teacher_best, teacher_inverse = best_cosine(
-            teacher_ptr + row * teacher_channels,
-            teacher_prototypes_ptr + column * teacher_channels,
-            teacher_inverse_ptr + column,
-            first,
-            past,
-            teacher_channels,
-            BLOCK_M,
-            BLOCK_C,
-        )
-        omega = 1.0 - tl.abs(student_best - teacher_best)
-        tl.store(omega_ptr + row, omega)
-        tl.store(student_scale_ptr + row, omega * student_inverse)
-        tl.store(teacher_scale_ptr + row, omega * teacher_inverse)
-    else:
-        tl.store(omega_ptr + row, tl.where(label < 0, 0.0, 1.0))
-        tl.store(student_scale_ptr + row, 0.0)
-        tl.store(teacher_scale_ptr + row, 0.0)
 
 
 @triton.jit
@@ -364,7 +270,6 @@ def discrepancy_backward_kernel(
     tl.store(parts_ptr + place, gradient, mask=(b < instances)[:, None] & (d < own_channels)[None, :])
 
 
-WEIGHT = {"BLOCK_M": 16, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
 MEAN = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
 
 
@@ -416,27 +321,20 @@ def pairwise_discrepancy(
     classes = class_offsets.shape[0] - 1
     widths = s.shape[2] // VECTOR.value, t.shape[2] // VECTOR.value
     loss, inverse_pairs = (s.new_empty(levels, dtype=torch.float32) for _ in range(2))
-    omega, student_scale, teacher_scale = (s.new_empty((levels, instances), dtype=torch.float32) for _ in range(3))
     with on_device_of(s):
         inverse = inverse_lengths(p), inverse_lengths(q)
-        if omega.numel():
-            weights = omega, student_scale, teacher_scale
-            sizes = instances, prototypes, classes, *widths
-            robust_weight_kernel[(instances, levels)](
-                s, t, p, q, *inverse, labels, class_offsets, *weights, *sizes, **WEIGHT
-            )
+        omega, *scales = robust_weights(s, t, p, q, *inverse, labels, class_offsets)
         configuration = _forward_configuration(s.dtype, _precision(s.dtype))
         tiles = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(prototypes, configuration["BLOCK_P"])
         sums = s.new_empty((levels, tiles), dtype=torch.float32)
         if sums.numel():
-            scales = student_scale, teacher_scale
             discrepancy_kernel[(tiles, levels)](
                 s, t, p, q, *scales, *inverse, sums, instances, prototypes, *widths, **configuration
             )
         if levels:
             sizes = tiles, instances, prototypes, classes
             discrepancy_mean_kernel[(levels,)](sums, labels, class_offsets, loss, inverse_pairs, *sizes, **MEAN)
-    return loss, omega, [student_scale, teacher_scale, *inverse, inverse_pairs]
+    return loss, omega, [*scales, *inverse, inverse_pairs]
 
 
 def pairwise_discrepancy_backward(
@@ -490,10 +388,8 @@ def configurations() -> dict[str, KernelSpec]:
     def spec(fn: triton.JITFunction, configured: list[tuple[torch.dtype, dict[str, Any]]]) -> KernelSpec:
         return KernelSpec(fn, [launch(fn, types(fn, dtype), configuration) for dtype, configuration in configured])
 
-    weights = [(dtype, WEIGHT) for dtype in TYPES]
     backward = [(form[0], _backward_configuration(*form, size)) for form in forms for size in (64, 256)]
     return {
-        "robust_weight_kernel": spec(robust_weight_kernel, weights),
         "discrepancy_kernel": spec(discrepancy_kernel, [(form[0], _forward_configuration(*form)) for form in forms]),
         "discrepancy_mean_kernel": spec(discrepancy_mean_kernel, [(torch.float32, MEAN)]),
         "discrepancy_backward_kernel": spec(discrepancy_backward_kernel, backward),

@@ -6,14 +6,18 @@ from kernel_cases import LAYOUTS, boxes_of, draw, laid_out, leaf, pyramid
 from triton.runtime.interpreter import InterpretedFunction
 
 from gkd_fast import ops
-from gkd_fast.kernels import masked_imitation, pairwise_discrepancy, prototype_projection, unit_rows, weight_map
+from gkd_fast.kernels import (
+    masked_imitation,
+    pairwise_discrepancy,
+    prototype_projection,
+    robust_weights,
+    unit_rows,
+    weight_map,
+)
 from gkd_fast.kernels._spec import TYPES
 
-LISTED = {
-    name: spec.signatures
-    for module in (masked_imitation, pairwise_discrepancy, prototype_projection, unit_rows, weight_map)
-    for name, spec in module.KERNELS.items()
-}
+MODULES = (masked_imitation, pairwise_discrepancy, prototype_projection, robust_weights, unit_rows, weight_map)
+LISTED = {name: spec.signatures for module in MODULES for name, spec in module.KERNELS.items()}
 DTYPES = tuple(TYPES)
 
 

@@ -1,0 +1,158 @@
+"""The weight of every instance, from its class's own prototypes: one program an instance and level."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gkd_fast.kernels._launch import VECTOR
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels.unit_rows import inverse_of
+
+
+@triton.jit
+def class_range(labels_ptr, offsets_ptr, instance, inside, classes, prototypes):
+    """Prototypes [first, past) of an instance's class, and its label; empty for a label outside [0,K)."""
+    label = tl.load(labels_ptr + instance, mask=inside, other=-1)
+    known = (label >= 0) & (label < classes)
+    first = tl.load(offsets_ptr + label, mask=known, other=0)
+    past = tl.load(offsets_ptr + label + 1, mask=known, other=0)
+    return tl.maximum(first, 0).to(tl.int32), tl.minimum(past, prototypes).to(tl.int32), label
+
+
+@triton.jit
+def best_cosine(
+    vector_ptr, prototypes_ptr, inverse_ptr, first, past, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Largest cosine of one vector with prototypes [first, past), and 1 / its length; NaN if it is not finite."""
+    squares = tl.zeros((BLOCK_C,), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
+        squares += x * x
+    square = tl.sum(squares, 0)
+    inverse = tl.where(square < float("inf"), inverse_of(square), float("nan"))
+    best = -2.0  # below every cosine
+    for start_m in range(first, past, BLOCK_M):
+        m = start_m + tl.arange(0, BLOCK_M)
+        products = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for start in range(0, channels, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
+            x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
+            inside = (m < past)[:, None] & (c < channels)[None, :]
+            place = m.to(tl.int64)[:, None] * channels + c[None, :]
+            p = tl.load(prototypes_ptr + place, mask=inside, other=0.0).to(tl.float32)
+            products += x[None, :] * p
+        cosine = tl.sum(products, 1) * tl.load(inverse_ptr + m, mask=m < past, other=0.0) * inverse
+        best = tl.maximum(best, tl.max(tl.where(m < past, cosine, -2.0), 0))
+    return tl.where(inverse == inverse, best, inverse), inverse
+
+
+@triton.jit(do_not_specialize=["instances", "prototypes", "classes", "student_vectors", "teacher_vectors"])
+def robust_weight_kernel(
+    student_ptr,
+    teacher_ptr,
+    student_prototypes_ptr,
+    teacher_prototypes_ptr,
+    student_inverse_ptr,
+    teacher_inverse_ptr,
+    labels_ptr,
+    offsets_ptr,
+    omega_ptr,
+    student_scale_ptr,
+    teacher_scale_ptr,
+    instances,
+    prototypes,
+    classes,
+    student_vectors,
+    teacher_vectors,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """omega [L,B], and omega / length of both embeddings, 0 for an instance that takes no part."""
+    instance, level = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    student_channels, teacher_channels = student_vectors * VECTOR, teacher_vectors * VECTOR
+    row, column = level * instances + instance, level * prototypes
+    first, past, label = class_range(labels_ptr, offsets_ptr, instance, True, classes, prototypes)
+    if first < past:
+        student_best, student_inverse = best_cosine(
+            student_ptr + row * student_channels,
+            student_prototypes_ptr + column * student_channels,
+            student_inverse_ptr + column,
+            first,
+            past,
+            student_channels,
+            BLOCK_M,
+            BLOCK_C,
+        )
+        teacher_best, teacher_inverse = best_cosine(
+            teacher_ptr + row * teacher_channels,
+            teacher_prototypes_ptr + column * teacher_channels,
+            teacher_inverse_ptr + column,
+            first,
+            past,
+            teacher_channels,
+            BLOCK_M,
+            BLOCK_C,
+        )
+        omega = 1.0 - tl.abs(student_best - teacher_best)
+        tl.store(omega_ptr + row, omega)
+        tl.store(student_scale_ptr + row, omega * student_inverse)
+        tl.store(teacher_scale_ptr + row, omega * teacher_inverse)
+    else:
+        tl.store(omega_ptr + row, tl.where(label < 0, 0.0, 1.0))
+        tl.store(student_scale_ptr + row, 0.0)
+        tl.store(teacher_scale_ptr + row, 0.0)
+
+
+CONFIGURATION = {"BLOCK_M": 16, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
+
+
+def robust_weights(
+    student: Tensor,
+    teacher: Tensor,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    student_inverse: Tensor,
+    teacher_inverse: Tensor,
+    labels: Tensor,
+    class_offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """omega, omega / |student| and omega / |teacher|, float32 [L,B]; the last two 0 for who takes no part.
+
+    student_inverse, teacher_inverse: 1 / lengths of the prototypes [L,P].
+    """
+    levels, instances = student.shape[:2]
+    results = tuple(student.new_empty((levels, instances), dtype=torch.float32) for _ in range(3))
+    if levels * instances:
+        robust_weight_kernel[(instances, levels)](
+            student,
+            teacher,
+            student_prototypes,
+            teacher_prototypes,
+            student_inverse,
+            teacher_inverse,
+            labels,
+            class_offsets,
+            *results,
+            instances,
+            student_prototypes.shape[1],
+            class_offsets.shape[0] - 1,
+            student.shape[2] // VECTOR.value,
+            teacher.shape[2] // VECTOR.value,
+            **CONFIGURATION,
+        )
+    return results
+
+
+def configurations() -> dict[str, KernelSpec]:
+    """Every form in which each kernel can be launched."""
+    vectors = [f"{network}{part}_ptr" for network in ("student", "teacher") for part in ("", "_prototypes")]
+    integers = dict.fromkeys(("labels_ptr", "offsets_ptr"), "*i64")
+    types = {n: "*fp32" if n.endswith("_ptr") else "i32" for n in robust_weight_kernel.arg_names} | integers
+    forms = [types | dict.fromkeys(vectors, f"*{kind}") for kind in TYPES.values()]
+    launches = [launch(robust_weight_kernel, form, CONFIGURATION) for form in forms]
+    return {"robust_weight_kernel": KernelSpec(robust_weight_kernel, launches)}
+
+
+KERNELS = configurations()

@@ -105,7 +105,11 @@ class States:
             with _quiet():
                 dcp.load(tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
             set_model_state_dict(self.modules, tensors["modules"])
+            fused = [group["fused"] for group in self.optimizer.param_groups]
             set_optimizer_state_dict(self.modules, self.optimizer, tensors["optimizer"])
+            # A matter of how the weights lie here, not of the state.
+            for group, own in zip(self.optimizer.param_groups, fused, strict=True):
+                group["fused"] = own
         except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
             reason = (str(error).strip().splitlines() or [""])[-1]
             raise InputError(f"{path}: expected a state of this network and optimiser: {reason}") from error

@@ -9,9 +9,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
+from gkd_fast.detectors.conventions import (
+    TORCHVISION,
+    Conventions,
+    ExtraLevels,
+    InputConversion,
+    converts_input,
+    stride_in_first_convolution,
+)
 from gkd_fast.errors import InputError
 
 PYRAMID_STRIDES = {"faster_rcnn": (4, 8, 16, 32), "retinanet": (8, 16, 32)}
@@ -26,6 +35,15 @@ class _ChannelsLastBody(BackboneWithFPN):
         return self.fpn(OrderedDict((name, stage.permute(0, 3, 1, 2)) for name, stage in stages.items()))
 
 
+class _ConvertingBody(BackboneWithFPN):
+    """For networks that expect other input than torchvision's normalised images."""
+
+    conversion: InputConversion
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return super().forward(self.conversion(x))
+
+
 def backbone_with_fpn(
     name: str,
     *,
@@ -35,6 +53,7 @@ def backbone_with_fpn(
     weights: str = "",
     pyramid_norm: bool = False,
     freeze_norm: bool = False,
+    conventions: Conventions = TORCHVISION,
 ) -> BackboneWithFPN:
     """Build torchvision's `BackboneWithFPN` on a torchvision model.
 
@@ -46,6 +65,7 @@ def backbone_with_fpn(
         weights: name of torchvision weights of the model, or empty for random ones.
         pyramid_norm: batch normalisation behind the pyramid's convolutions.
         freeze_norm: replace the backbone's batch normalisation by torchvision's `FrozenBatchNorm2d`.
+        conventions: the input, where bottlenecks have their stride, and RetinaNet's levels P6 and P7.
 
     Raises:
         InputError: for an unknown model or weights, a width the model does not take, or a model without
@@ -55,13 +75,21 @@ def backbone_with_fpn(
     if freeze_norm:
         _freeze_norm(model)
     body = _body(model)
+    if conventions.stride_in_1x1:
+        stride_in_first_convolution(body)
     stages, channels_last = _stages(body, PYRAMID_STRIDES[detector])
     missing = [stride for stride in PYRAMID_STRIDES[detector] if stride not in stages]
     if missing:
         raise InputError(f"backbone {name}: expected stages of strides {PYRAMID_STRIDES[detector]}; none of {missing}")
-    extra: ExtraFPNBlock = LastLevelMaxPool() if detector == "faster_rcnn" else LastLevelP6P7(channels, channels)
+    extra: ExtraFPNBlock = LastLevelMaxPool()
+    if detector == "retinanet":
+        extra = ExtraLevels(stages[PYRAMID_STRIDES[detector][-1]][1], channels, conventions)
     build = _ChannelsLastBody if channels_last else BackboneWithFPN
-    return build(
+    if converts_input(conventions):
+        if channels_last:
+            raise InputError(f"backbone {name}: expected torchvision's image statistics for a network of this kind")
+        build = _ConvertingBody
+    backbone = build(
         body,
         return_layers={stages[stride][0]: str(i) for i, stride in enumerate(PYRAMID_STRIDES[detector])},
         in_channels_list=[stages[stride][1] for stride in PYRAMID_STRIDES[detector]],
@@ -69,9 +97,14 @@ def backbone_with_fpn(
         extra_blocks=extra,
         norm_layer=nn.BatchNorm2d if pyramid_norm else None,
     )
+    if converts_input(conventions):
+        backbone.conversion = InputConversion(conventions)
+    return backbone
 
 
 def _classifier(name: str, *, width: float, weights: str) -> nn.Module:
+    if name == "resnext101_32x4d" and not weights:  # of the usual pyramids, the one that torchvision has no name for
+        return ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise InputError(f"backbone: expected a torchvision model ({', '.join(known[:3])}, ...); got {name!r}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from gkd_fast import ops
 from gkd_fast.config import Config
-from gkd_fast.detectors.backbones import backbone_with_fpn
+from gkd_fast.detectors.backbones import PYRAMID_STRIDES, backbone_with_fpn
+from gkd_fast.detectors.conventions import CONVENTIONS, Anchors, Conventions, box_coder
 from gkd_fast.errors import InputError
 
 
@@ -36,6 +37,11 @@ class DetectorSpec:
     builder: str = ""
     """Name of a torchvision detector to build instead (fasterrcnn_resnet50_fpn); the fields above then
     describe nothing but the detector's kind."""
+    conventions: Conventions = field(default_factory=Conventions)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.conventions, dict):  # from a file
+            object.__setattr__(self, "conventions", Conventions(**self.conventions))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -49,6 +55,7 @@ def specs(config: Config) -> tuple[DetectorSpec, DetectorSpec]:
         name: getattr(model, name)
         for name in ("detector", "anchor_size", "pyramid_norm", "freeze_norm", "proposals", "rois", "detections")
     }
+    shared["conventions"] = CONVENTIONS[model.conventions]
     teacher = DetectorSpec(
         backbone=model.teacher,
         width=model.teacher_width,
@@ -93,6 +100,7 @@ def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -
             weights=weights,
             pyramid_norm=spec.pyramid_norm,
             freeze_norm=spec.freeze_norm,
+            conventions=spec.conventions,
         )
         detector = (_faster_rcnn if spec.detector == "faster_rcnn" else _retinanet)(spec, backbone, outputs)
     own = detector.transform
@@ -109,13 +117,10 @@ class NormalizeAndPad(GeneralizedRCNNTransform):
 
 
 def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> FasterRCNN:
-    anchors = AnchorGenerator(
-        sizes=tuple((spec.anchor_size * 2**level,) for level in range(5)),
-        aspect_ratios=((0.5, 1.0, 2.0),) * 5,
-    )
-    return FasterRCNN(
+    conventions = spec.conventions
+    detector = FasterRCNN(
         backbone,
-        rpn_anchor_generator=anchors,
+        rpn_anchor_generator=_anchors(spec, [(1.0,)] * 5),
         box_head=TwoMLPHead(spec.channels * 7 * 7, spec.head),
         box_predictor=FastRCNNPredictor(spec.head, outputs),
         rpn_pre_nms_top_n_train=2 * spec.proposals,
@@ -125,15 +130,31 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
         box_batch_size_per_image=spec.rois,
         box_detections_per_img=spec.detections,
     )
+    if conventions.roi_aligned:  # torchvision's module has no such option
+        detector.roi_heads.box_roi_pool = ops.MultiScaleRoIAlign(
+            ["0", "1", "2", "3"], 7, conventions.roi_sampling, aligned=True
+        )
+    else:
+        detector.roi_heads.box_roi_pool.sampling_ratio = conventions.roi_sampling
+    detector.rpn.min_size = conventions.smallest_proposal
+    detector.rpn.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), conventions)
+    detector.roi_heads.box_coder = box_coder(conventions.box_weights, conventions)
+    return detector
 
 
 def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaNet:
-    sides = [spec.anchor_size * 2**level for level in range(5)]
-    anchors = AnchorGenerator(
-        sizes=tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
-        aspect_ratios=((0.5, 1.0, 2.0),) * 5,
+    octaves = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    detector = RetinaNet(
+        backbone, outputs, anchor_generator=_anchors(spec, [octaves] * 5), detections_per_img=spec.detections
     )
-    return RetinaNet(backbone, outputs, anchor_generator=anchors, detections_per_img=spec.detections)
+    coder = box_coder((1.0, 1.0, 1.0, 1.0), spec.conventions)
+    detector.box_coder = detector.head.regression_head.box_coder = coder
+    return detector
+
+
+def _anchors(spec: DetectorSpec, scales: list[tuple[float, ...]]) -> Anchors:
+    sizes = tuple(tuple(spec.anchor_size * 2**level * scale for scale in own) for level, own in enumerate(scales))
+    return Anchors(sizes, PYRAMID_STRIDES[spec.detector][0], spec.conventions)
 
 
 def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[DetectorSpec, FasterRCNN | RetinaNet]:

@@ -127,7 +127,7 @@ def _backward_configuration(dtype: torch.dtype, precision: str, transposed: bool
         "BLOCK_K": 32,
         "BLOCK_C": 32 if half else 64,
         "num_warps": 4 if half else 8,
-        "num_stages": 3 if half else 2,
+        "num_stages": 2,
     }
 
 

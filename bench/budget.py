@@ -74,12 +74,17 @@ def load_budgets(name: str, folder: Path = FOLDER) -> tuple[str, dict[str, dict[
 
 
 def write_budgets(
-    name: str, made_with: str, budgets: Mapping[tuple[str, str, int], Budget], folder: Path = FOLDER
+    name: str,
+    made_with: str,
+    budgets: Mapping[tuple[str, str, int], Budget],
+    kept: Mapping[str, Mapping[str, Mapping[str, Budget]]],
+    folder: Path = FOLDER,
 ) -> Path:
-    """Write the budgets, given by kernel, form and architecture, in a fixed order."""
+    """Write the budgets, given by kernel, form and architecture, beside those kept of other kernels, in order."""
     kernels: dict[str, dict[str, dict[str, Budget]]] = {}
     for (kernel, form, arch), budget in sorted(budgets.items()):
         kernels.setdefault(kernel, {}).setdefault(form, {})[str(arch)] = budget
+    kernels = dict(sorted((kernels | kept).items()))
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(_compact(made_with, kernels))

@@ -29,19 +29,23 @@ COLUMNS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, print, and return 1 where a budget is broken; or write the budgets."""
     options = _parse(argv)
-    groups = [("triton", toolchain(), compile_all(list_jobs(options.arch)))]
-    try:
-        groups.append(("cuda", nvcc_version(), compile_cuda(options.arch)))
-    except CudaUnavailableError as error:
-        print(f"CUDA C++ kernels: NOT CHECKED, {error}\n")
+    if options.kernel:
+        jobs = [job for job in list_jobs(options.arch) if job.kernel in options.kernel]
+        groups = [("triton", toolchain(), compile_all(jobs))]
+    else:
+        groups = _compile_everything(options.arch)
     if options.write_budgets:
         for name, made_with, kernels in groups:
             budgets = {(k.kernel, k.form, k.facts.arch): make_budget(k.facts, k.shared) for k in kernels}
-            print(f"wrote {write_budgets(name, made_with, budgets)}: {len(budgets)} budgets")
+            others = load_budgets(name)[1] if options.kernel else {}
+            kept = {kernel: forms for kernel, forms in others.items() if kernel not in options.kernel}
+            print(f"wrote {write_budgets(name, made_with, budgets, kept)}: {len(budgets)} budgets")
         return 0
     broken = 0
     for name, made_with, kernels in groups:
-        verdicts, remarks = judge(kernels, made_with, *load_budgets(name))
+        budgets_made_with, budgets = load_budgets(name)
+        own = {kernel: forms for kernel, forms in budgets.items() if not options.kernel or kernel in options.kernel}
+        verdicts, remarks = judge(kernels, made_with, budgets_made_with, own)
         print(f"## {name}: {made_with}\n\n{as_table(kernels, verdicts)}\n")
         print("".join(f"- {remark}\n" for remark in remarks))
         broken += sum(map(bool, verdicts.values()))
@@ -50,9 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
+def _compile_everything(architectures: Sequence[int]) -> list[tuple[str, str, list[Compiled]]]:
+    """Name, compiler and kernels of each group; says so where there is no compiler for one."""
+    groups = [("triton", toolchain(), compile_all(list_jobs(architectures)))]
+    try:
+        groups.append(("cuda", nvcc_version(), compile_cuda(architectures)))
+    except CudaUnavailableError as error:
+        print(f"CUDA C++ kernels: NOT CHECKED, {error}\n")
+    return groups
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_report", description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", type=int, choices=ARCHITECTURES, default=ARCHITECTURES)
+    names = sorted({job.kernel for job in list_jobs()})
+    parser.add_argument(
+        "--kernel", nargs="+", choices=names, default=(), metavar="NAME", help="of Triton's; default: all"
+    )
     parser.add_argument("--write-budgets", action="store_true", help="take what is compiled now as the budgets")
     options = parser.parse_args(argv)
     if options.write_budgets and set(options.arch) != set(ARCHITECTURES):

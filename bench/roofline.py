@@ -99,8 +99,8 @@ def _cells(shape: Shape, dtype: torch.dtype) -> list[Cost]:
 
 
 def _pursuit(shape: Shape) -> list[Cost]:
-    """The Gram matrices of both spaces in float32; each pick passes over both once."""
+    """The Gram matrices of both spaces, in float32 whatever the inputs are; each pick passes over both once."""
     samples = 2 * shape.problems * shape.samples * shape.sample_channels * 4
     gram = 2 * shape.problems * shape.samples**2
     moved = samples + 4 * gram * (1 + shape.picks)
-    return [Cost("matching_pursuit", "forward", moved, 2 * gram * shape.sample_channels, True)]
+    return [Cost("matching_pursuit", "forward", moved, 2 * gram * shape.sample_channels, False)]

@@ -140,10 +140,12 @@ def test_another_compiler_is_held_to_spills_only(kept):
 
 def test_budgets_survive_the_file(kept, tmp_path):
     budget = make_budget(kept.facts, kept.shared)
-    write_budgets("tiny", "here", {("scale", kept.form, 80): budget, ("scale", kept.form, 90): budget}, tmp_path)
+    write_budgets("tiny", "here", {("scale", kept.form, 80): budget, ("scale", kept.form, 90): budget}, {}, tmp_path)
     made_with, budgets = load_budgets("tiny", tmp_path)
     assert made_with == "here"
     assert budgets == {"scale": {kept.form: {"80": budget, "90": budget}}}
+    write_budgets("tiny", "here", {("other", "", 80): budget}, budgets, tmp_path)
+    assert load_budgets("tiny", tmp_path)[1] == budgets | {"other": {"": {"80": budget}}}
     with pytest.raises(ValueError, match="write-budgets"):
         load_budgets("missing", tmp_path)
 

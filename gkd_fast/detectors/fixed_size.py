@@ -1,0 +1,121 @@
+"""torchvision's detectors for one image of one size, with outputs of one size: no shape depends on the data.
+
+What torchvision drops (empty boxes, low scores, what non-maximum suppression discards) keeps its place here with a
+score of zero, so that the network can be traced. A box of score zero suppresses no better one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import clip_boxes_to_image, nms
+
+_LEAST_SIDE = 1e-2  # pixels; torchvision's RoI heads drop detections with a shorter side
+
+
+class FixedSizeDetector(nn.Module):
+    """A detector as a function of a float image [3,H,W] in 0..1, already resized.
+
+    It returns boxes [D,4] x1 y1 x2 y2 in pixels, scores [D] and labels int64 [D] (from 1), best first, D the most
+    detections of the model; all is zero in places without a detection.
+
+    Args:
+        model: in evaluation mode; its weights are shared.
+        size: (H, W).
+    """
+
+    def __init__(self, model: FasterRCNN | RetinaNet, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.size = size
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        multiple = self.model.transform.size_divisible
+        height, width = (math.ceil(side / multiple) * multiple for side in self.size)
+        padding = (0, width - self.size[1], 0, height - self.size[0])
+        images = ImageList(F.pad(self.model.transform.normalize(image), padding)[None], [self.size])
+        features = self.model.backbone(images.tensors)
+        find = _two_stage if isinstance(self.model, FasterRCNN) else _one_stage
+        return find(self.model, images, features)
+
+
+def _two_stage(model: FasterRCNN, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    (size,) = images.image_sizes
+    heads = model.roi_heads
+    proposals, valid = _proposals(model, images, list(features.values()))
+    pooled = heads.box_roi_pool(features, [proposals], [size])
+    logits, offsets = heads.box_predictor(heads.box_head(pooled))
+    boxes = clip_boxes_to_image(heads.box_coder.decode(offsets, [proposals]), size)[:, 1:]
+    scores = logits.softmax(-1)[:, 1:]
+    labels = torch.arange(1, logits.shape[-1], device=logits.device).expand_as(scores)
+    keep = valid[:, None] & (scores > heads.score_thresh) & _extends(boxes, _LEAST_SIDE)
+    flat = boxes.reshape(-1, 4), (scores * keep).reshape(-1), labels.reshape(-1)
+    return _suppressed(*flat, size, heads.nms_thresh, heads.detections_per_img)
+
+
+def _proposals(model: FasterRCNN, images: ImageList, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The region proposals [P,4], and which of the places are taken."""
+    rpn, (size,) = model.rpn, images.image_sizes
+    objectness, deltas = rpn.head(features)
+    anchors = rpn.anchor_generator(images, features)
+    counts = [level[0].numel() for level in objectness]
+    logits, deltas = concat_box_prediction_layers(objectness, deltas)
+    boxes = clip_boxes_to_image(rpn.box_coder.decode(deltas, anchors)[:, 0], size)
+    found = []
+    for level_boxes, level_logits in zip(boxes.split(counts), logits[:, 0].split(counts), strict=True):
+        best, index = level_logits.topk(min(rpn.pre_nms_top_n(), len(level_logits)))
+        chosen, scores = level_boxes[index], best.sigmoid()
+        scores = scores * (_extends(chosen, rpn.min_size) & (scores >= rpn.score_thresh))
+        found.append((chosen, scores * _survivors(chosen, scores, rpn.nms_thresh)))
+    boxes, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+    scores, index = scores.topk(min(rpn.post_nms_top_n(), len(scores)))
+    return boxes[index], scores > 0
+
+
+def _one_stage(model: RetinaNet, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    (size,) = images.image_sizes
+    levels = list(features.values())
+    outputs = model.head(levels)
+    logits, offsets = outputs["cls_logits"][0], outputs["bbox_regression"][0]
+    (anchors,) = model.anchor_generator(images, levels)
+    per_cell = model.anchor_generator.num_anchors_per_location()
+    counts = [level.shape[-2] * level.shape[-1] * n for level, n in zip(levels, per_cell, strict=True)]
+    found = []
+    for level_logits, level_offsets, level_anchors in zip(
+        logits.split(counts), offsets.split(counts), anchors.split(counts), strict=True
+    ):
+        all_scores = level_logits.sigmoid().reshape(-1)
+        scores, index = all_scores.topk(min(model.topk_candidates, len(all_scores)))
+        anchor, label = index // logits.shape[-1], index % logits.shape[-1]
+        boxes = model.box_coder.decode_single(level_offsets[anchor], level_anchors[anchor])
+        found.append((clip_boxes_to_image(boxes, size), scores * (scores > model.score_thresh), label))
+    boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _suppressed(boxes, scores, labels, size, model.nms_thresh, model.detections_per_img)
+
+
+def _suppressed(
+    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], threshold: float, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `most` detections after non-maximum suppression within each class."""
+    # Boxes of different classes are moved apart, so that they do not overlap.
+    apart = boxes + labels[:, None].to(boxes) * (max(size) + 1)
+    scores, index = (scores * _survivors(apart, scores, threshold)).topk(min(most, len(scores)))
+    taken = scores > 0
+    return boxes[index] * taken[:, None], scores, labels[index] * taken
+
+
+def _survivors(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """[n] 1 for a box that no better one suppresses, else 0."""
+    kept = nms(boxes, scores, threshold)
+    return torch.zeros_like(scores).index_put((kept,), torch.ones_like(kept, dtype=scores.dtype))
+
+
+def _extends(boxes: Tensor, side: float) -> Tensor:
+    """Whether both sides of the boxes [...,4] reach a length in pixels."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(-1)

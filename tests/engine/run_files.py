@@ -10,9 +10,8 @@ import torch
 
 def metrics(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in ("images_per_second", "seconds")} for line in lines
-    ]
+    timed = ("images_per_second", "data_wait", "seconds")
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -24,7 +24,8 @@ class DataConfig:
     data_root: Path | None = None
     """Folder of the data set (voc: holds Annotations, JPEGImages, ImageSets; coco: holds annotations)."""
     train_split: str = "train"
-    """Split to train on (voc: ImageSets/Main/SPLIT.txt; coco: annotations/instances_SPLIT.json)."""
+    """Split to train on (voc: ImageSets/Main/SPLIT.txt, or FOLDER/SPLIT for a folder in the root, several joined by
+    "+"; coco: annotations/instances_SPLIT.json)."""
     val_split: str = "val"
     """Split to evaluate on."""
     classes: tuple[str, ...] = ()
@@ -74,6 +75,9 @@ class ModelConfig:
     """torchvision weights of the student's backbone; empty: random."""
     teacher_checkpoint: Path | None = None
     """Trained teacher: a checkpoint of this program; the teacher is then not trained."""
+    teacher_ap: float | None = None
+    """COCO AP that a given teacher reaches on the validation images, as a fraction (0.398); far less on a sample of
+    them stops the run. None: as its checkpoint, its run or torchvision says, if they do."""
     teacher_channels: int = 64
     """Channels of the teacher's feature pyramid."""
     student_channels: int = 48
@@ -220,6 +224,8 @@ class RunConfig:
     """Under torchrun: every process holds the whole student (DDP), or its part of weights and optimiser (FSDP2)."""
     shard_teacher: bool = False
     """Under torchrun: every process holds its part of the frozen teacher, which may be larger than one device."""
+    skip_teacher_check: bool = False
+    """Train with a given teacher whatever it reaches on the validation images."""
     sync_norm: bool = False
     """Under torchrun, on GPUs: batch normalisation by the statistics of the whole batch, not of a process's share."""
 
@@ -421,6 +427,8 @@ def validate(config: Config) -> None:
     for name, value in not_negative.items():
         if not value >= 0:
             raise InputError(f"--{name}: expected zero or a positive number, got {value}")
+    if model.teacher_ap is not None and not 0 < model.teacher_ap < 1:
+        raise InputError(f"--teacher-ap: expected a fraction such as 0.398, got {model.teacher_ap}")
     for name, value in {"flip": data.flip, "density-quantile": distill.density_quantile}.items():
         if not 0 <= value <= 1:
             raise InputError(f"--{name}: expected a number from 0 to 1, got {value}")

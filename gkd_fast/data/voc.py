@@ -4,6 +4,8 @@ VOC counts pixels from 1 and includes the last one. Boxes become continuous coor
 training and for evaluation alike: their width is the development kit's xmax - xmin + 1, and so is their overlap.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,12 @@ class VocDetection(AnnotatedImages):
     """Annotations/NAME.xml and JPEGImages/NAME.jpg of the names in ImageSets/Main/SPLIT.txt.
 
     `difficult` objects are not in the targets and carry `iscrowd` 1 in the ground truth. Boxes of zero area as written
-    (xmin = xmax or ymin = ymax) are dropped and counted in `dropped`. Image ids are positions in the split.
+    (xmin = xmax or ymin = ymax) are dropped and counted in `dropped`. Image ids are positions in the split. Several
+    folders make one data set: ``VOC2007/trainval+VOC2012/trainval`` of the folder VOCdevkit.
 
     Args:
         root: the folder, such as VOCdevkit/VOC2012.
-        split: such as trainval.
+        split: such as trainval; FOLDER/trainval for a folder in `root`; several joined by "+".
         classes: names to detect, in label order; objects of other classes are left out. Default: all names found in
             Annotations, sorted, whatever split they occur in.
 
@@ -36,27 +39,21 @@ class VocDetection(AnnotatedImages):
     """
 
     def __init__(self, root: str | Path, split: str, *, classes: Sequence[str] | None = None) -> None:
-        root = require_folder(Path(root))
-        folder, images = require_folder(root / "Annotations"), require_folder(root / "JPEGImages")
-        split_file = root / "ImageSets" / "Main" / f"{split}.txt"
-        names = _read_split(split_file)
-        annotations = {path.stem: _read_annotation(path) for path in sorted(folder.glob("*.xml"))}
-        for name in names:
-            if name not in annotations:
-                raise InputError(f"{folder / name}.xml: annotation file not found, {split_file} names it")
-        found = sorted({item.name for annotation in annotations.values() for item in annotation.objects})
-        classes = select_classes(found, classes, folder)
+        parts = [_Part.read(Path(root), name) for name in split.split("+")]
+        annotations = [annotation for part in parts for annotation in part.annotations]
+        found = sorted({item.name for annotation in annotations for item in annotation.objects})
+        classes = select_classes(found, classes, parts[0].folder / "Annotations")
         label_of = {name: label for label, name in enumerate(classes, start=1)}
 
-        listed = [annotations[name] for name in names]
-        paths = [_image_path(images, name) for name in names]
+        listed = [annotation for part in parts for annotation in part.listed]
+        paths = [path for part in parts for path in part.paths]
         sizes = check_images(paths, [annotation.size for annotation in listed])
         records, dropped = [], 0
         for index, (annotation, path, size) in enumerate(zip(listed, paths, sizes, strict=True)):
             record, empty = _record(index, annotation, path, size, label_of)
             records.append(record)
             dropped += empty
-        require_boxes(records, split_file)
+        require_boxes(records, parts[0].split_file)
         super().__init__(classes, records, dropped=dropped)
 
 
@@ -76,6 +73,31 @@ class _Annotation:
     path: Path
     size: tuple[int, int] | None
     objects: list[_Object]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One folder and a split of it. annotations: all that the folder has; listed, paths: those of the split."""
+
+    folder: Path
+    split_file: Path
+    annotations: list[_Annotation]
+    listed: list[_Annotation]
+    paths: list[Path]
+
+    @classmethod
+    def read(cls, root: Path, split: str) -> _Part:
+        inner, _, name = split.strip().rpartition("/")
+        root = require_folder(root / inner)
+        folder, images = require_folder(root / "Annotations"), require_folder(root / "JPEGImages")
+        split_file = root / "ImageSets" / "Main" / f"{name}.txt"
+        names = _read_split(split_file)
+        annotations = {path.stem: _read_annotation(path) for path in sorted(folder.glob("*.xml"))}
+        for name in names:
+            if name not in annotations:
+                raise InputError(f"{folder / name}.xml: annotation file not found, {split_file} names it")
+        listed = [annotations[name] for name in names]
+        return cls(root, split_file, list(annotations.values()), listed, [_image_path(images, name) for name in names])
 
 
 def _read_split(path: Path) -> list[str]:

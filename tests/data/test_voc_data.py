@@ -163,3 +163,16 @@ def test_real_folders(real_data, name, split, images, boxes, classes, dropped):
     assert len(dataset.ground_truth()["annotations"]) == boxes
     image, target = dataset[0]
     assert tuple(image.shape[-2:]) == target["original_size"]
+
+
+def test_several_folders_are_one_data_set(tmp_path: Path) -> None:
+    write_voc(tmp_path / "VOC2007", {"a": [("dog", 0, (1, 1, 20, 20))], "b": [("cat", 0, (1, 1, 9, 9))]})
+    write_voc(tmp_path / "VOC2012", {"a": [("ape", 0, (3, 3, 30, 25))]})
+    both = VocDetection(tmp_path, "VOC2007/train+VOC2012/train")
+    assert both.classes == ("ape", "cat", "dog")
+    assert [image["id"] for image in both.ground_truth()["images"]] == [0, 1, 2]
+    assert [both[i][1]["labels"].tolist() for i in range(3)] == [[3], [2], [1]]
+    assert both[2][1]["boxes"].tolist() == [[2, 2, 30, 25]]
+    assert VocDetection(tmp_path, "VOC2012/train").classes == ("ape",)
+    with pytest.raises(InputError, match="VOC2009"):
+        VocDetection(tmp_path, "VOC2007/train+VOC2009/train")

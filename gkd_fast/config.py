@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gkd_fast.config_recipes import LARGE_MODEL, RECIPES
 from gkd_fast.config_terms import TermConfig, validate_terms
 from gkd_fast.errors import InputError
 
@@ -226,6 +227,9 @@ class RunConfig:
     """Under torchrun: every process holds its part of the frozen teacher, which may be larger than one device."""
     skip_teacher_check: bool = False
     """Train with a given teacher whatever it reaches on the validation images."""
+    dry_run: bool = False
+    """Build both networks, train two steps on one drawn image of full size, and print parameters and estimates of
+    memory and time; needs no data and writes nothing."""
     sync_norm: bool = False
     """Under torchrun, on GPUs: batch normalisation by the statistics of the whole batch, not of a process's share."""
 
@@ -253,24 +257,6 @@ PUBLISHED_DISTILL: dict[str, Any] = {
     "one_stage_soft": "published",
 }
 
-_LARGE_MODEL: dict[str, Any] = {
-    "teacher": "resnet101",
-    "student": "resnet50",
-    "teacher_width": 1.0,
-    "student_width": 1.0,
-    "teacher_channels": 256,
-    "student_channels": 256,
-    "teacher_head": 1024,
-    "student_head": 1024,
-    "anchor_size": 32,
-    "proposals": 1000,
-    "rois": 512,
-    "teacher_weights": "IMAGENET1K_V2",
-    "student_weights": "IMAGENET1K_V2",
-    "pyramid_norm": False,
-    "freeze_norm": True,
-}
-
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small images of small objects on cluttered backgrounds, which are not worth a student's short training: with the
     # published weights of foreground and background it gained nothing. 100 images a class keep the refresh short.
@@ -281,14 +267,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "voc": {
         "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 600}
         | {"long_side": 1000, "cache": False, "workers": 2},
-        "model": _LARGE_MODEL,
+        "model": LARGE_MODEL,
         "optim": {"optimizer": "sgd", "lr": 0.01, "teacher_lr": 0.01, "batch_size": 8, "epochs": 12}
         | {"teacher_epochs": 12, "warmup_steps": 500, "schedule": "multistep", "milestones": (8, 11)},
     },
     "coco": {
         "data": {"data": "coco", "train_split": "train2017", "val_split": "val2017", "short_side": 800}
         | {"long_side": 1333, "cache": False, "workers": 4},
-        "model": _LARGE_MODEL,
+        "model": LARGE_MODEL,
         "optim": {"optimizer": "sgd", "lr": 0.02, "teacher_lr": 0.02, "batch_size": 16, "epochs": 24}
         | {"teacher_epochs": 24, "warmup_steps": 500, "schedule": "multistep"},
     },
@@ -306,6 +292,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
     },
     "reference": {"distill": PUBLISHED_DISTILL},
+    **RECIPES,
 }
 
 
@@ -435,7 +422,7 @@ def validate(config: Config) -> None:
     validate_terms(distill, one_stage=model.detector == "retinanet")
     if data.long_side < data.short_side:
         raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
-    if data.data != "scenes" and data.data_root is None:
+    if data.data != "scenes" and data.data_root is None and not run.dry_run:
         raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
     if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":
         raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")

@@ -10,6 +10,7 @@ from gkd_fast import config as settings
 from gkd_fast import parallel
 from gkd_fast.cli import expanded, parse_config, run_command
 from gkd_fast.engine.distributed import check, process_group
+from gkd_fast.engine.dry_run import describe, dry_run
 from gkd_fast.engine.folders import run_folder, stored_config
 from gkd_fast.engine.job import run
 from gkd_fast.engine.precision import resolve_device
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str]) -> None:
     start = stored_config(arguments)
     config = parse_config(arguments, "gkd_fast.train", _DESCRIPTION, start)
     settings.validate(config)
+    if config.run.dry_run:
+        print(describe(config, dry_run(config)))
+        return
     with process_group(resolve_device(config.run.device)):
         check(config)
         folder = parallel.from_main(run_folder(config) if parallel.is_main() else Path())

@@ -37,17 +37,19 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def parse_config(arguments: Sequence[str], program: str, description: str, start: Config | None = None) -> Config:
-    """Read a configuration from a command line.
+    """Read a configuration from a command line, from `starting_point` on."""
+    return parse(Config, arguments, program, description, starting_point(arguments, start))
 
-    The starting point is `start`, else the presets of ``--preset``, else the preset named like ``--data``.
+
+def starting_point(arguments: Sequence[str], start: Config | None = None) -> Config:
+    """What the options of a command line change: the presets of ``--preset``, else `start`, else the preset named
+    like ``--data``.
     """
     names = option(arguments, "preset")
     if names is None and start is None:
         data = option(arguments, "data") or "scenes"
         names = data if data in PRESETS else ""
-    if names is not None:
-        start = with_presets(Config(), names)
-    return parse(Config, arguments, program, description, start or Config())
+    return start or Config() if names is None else with_presets(Config(), names)
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str, description: str, default: T) -> T:

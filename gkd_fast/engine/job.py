@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gkd_fast.engine.files import loading, write_json
 from gkd_fast.engine.inference import detect
 from gkd_fast.engine.precision import resolve_device
 from gkd_fast.engine.robustness import weights_by_condition
+from gkd_fast.engine.teacher_check import check_teacher
 from gkd_fast.engine.trainer import Phase, Trainer
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.coco import evaluate_coco
@@ -73,6 +75,81 @@ def prepare_split(config: Config, role: str, *, classes: tuple[str, ...] = ()) -
     )
 
 
+class Job:
+    """The parts of a run: data, teacher, student alone, distilled student. What is finished is read, not run again.
+
+    Args:
+        config: validated settings.
+
+    Raises:
+        InputError: for input that cannot be used and networks that cannot be built, before any training.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = resolve_device(config.run.device)
+        self.data = prepare_data(config)
+        self.teacher_spec, self.student_spec = specs(config)
+        self.given_teacher, self.teacher_spec = _load_teacher(config, self.teacher_spec, self.data.classes)
+        build_detector(self.student_spec, len(self.data.classes), weights=config.model.student_weights)
+        if self.given_teacher is None:
+            build_detector(self.teacher_spec, len(self.data.classes), weights=config.model.teacher_weights)
+
+    def teacher(self, folder: Path) -> tuple[nn.Module, Result | None]:
+        """The teacher on the CPU and its figures; a given one comes without figures, the rest is trained."""
+        if self.given_teacher is not None:
+            return self.given_teacher, None
+        optim = self.config.optim
+        phase = Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr)
+        return self._train(phase, self.teacher_spec, self.config.model.teacher_weights)
+
+    def distiller(self, teacher: nn.Module) -> Distiller:
+        """The distiller of a teacher, which it freezes, on the device."""
+        config = self.config
+        shard = shard_teacher if config.run.shard_teacher and parallel.world_size() > 1 else None
+        if shard is None:
+            teacher.to(self.device)
+        torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
+        channels, classes = config.model.student_channels, self.data.classes
+        distiller = Distiller(adapt(teacher), channels, classes, config.distill, self.device, shard=shard)
+        if teacher is self.given_teacher:
+            check_teacher(config, self.data.val, partial(evaluate_detector, config, model=teacher, device=self.device))
+        return distiller
+
+    def student(self, folder: Path, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
+        """The student on the CPU and its figures: trained alone, or with a distiller."""
+        name, optim = "distilled" if distiller else "student", self.config.optim
+        phase = Phase(name, folder / name, optim.epochs, optim.lr)
+        return self._train(phase, self.student_spec, self.config.model.student_weights, distiller)
+
+    def evaluate(self, model: nn.Module) -> Result:
+        """The figures of a network on the device."""
+        return evaluate_detector(self.config, self.data.val, model, self.device)
+
+    def _train(
+        self, phase: Phase, spec: DetectorSpec, weights: str, distiller: Distiller | None = None
+    ) -> tuple[nn.Module, Result]:
+        """Train and evaluate one detector unless that is done; the network comes from its file, on the CPU."""
+        config, data = self.config, self.data
+        torch.manual_seed(config.run.seed)
+        result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
+        if not parallel.from_main(result_file.exists()):
+            phase.folder.mkdir(parents=True, exist_ok=True)
+            model = build_detector(spec, len(data.classes), weights=weights).to(self.device)
+            started = time.perf_counter()
+            rate = Trainer(adapt(model), data.train, phase, config, self.device, distiller).fit()
+            save_detector(model_file, model, spec, data.classes, to_dict(config))
+            parallel.barrier()
+            model = adapt(load_detector(model_file).build().to(self.device)).model  # whole again where it was sharded
+            result = self.evaluate(model)
+            result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
+            write_json(result_file, result)
+            parallel.barrier()
+        if distiller and distiller.uses_prototypes:
+            distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(self.device)
+        return load_detector(model_file).build(), json.loads(result_file.read_text())
+
+
 @loading()
 def run(config: Config, folder: Path) -> Result:
     """Run the main job and return the content of its ``summary.json``.
@@ -86,44 +163,21 @@ def run(config: Config, folder: Path) -> Result:
         RunError: if the run cannot go on: a full disk, a dead loader process.
         Interrupted: after SIGTERM or SIGINT.
     """
-    device = resolve_device(config.run.device)
-    data = prepare_data(config)
-    teacher_spec, student_spec = specs(config)
-    teacher, teacher_spec = _load_teacher(config, teacher_spec, data.classes)
-    # What cannot be built fails here, before any training.
-    build_detector(student_spec, len(data.classes), weights=config.model.student_weights)
-    if teacher is None:
-        build_detector(teacher_spec, len(data.classes), weights=config.model.teacher_weights)
-
+    job = Job(config)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(config))
     if parallel.is_main():
         print(f"run folder: {folder}", flush=True)
-    summary: Result = {"classes": list(data.classes), "device": str(device), "amp": config.run.amp}
+    summary: Result = {"classes": list(job.data.classes), "device": str(job.device), "amp": config.run.amp}
 
-    if teacher is None:
-        phase = Phase("teacher", folder / "teacher", config.optim.teacher_epochs, config.optim.teacher_lr)
-        teacher, summary["teacher"] = _train(config, data, device, phase, teacher_spec, config.model.teacher_weights)
-    shard = shard_teacher if config.run.shard_teacher and parallel.world_size() > 1 else None
-    if shard is None:
-        teacher.to(device)
-    torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
-    distiller = Distiller(
-        adapt(teacher), config.model.student_channels, data.classes, config.distill, device, shard=shard
-    )
-    if "teacher" not in summary:
-        summary["teacher"] = evaluate_detector(config, data.val, teacher, device)
-
-    phase = Phase("student", folder / "student", config.optim.epochs, config.optim.lr)
-    _, summary["student"] = _train(config, data, device, phase, student_spec, config.model.student_weights)
-
-    phase = Phase("distilled", folder / "distilled", config.optim.epochs, config.optim.lr)
-    student, summary["distilled"] = _train(
-        config, data, device, phase, student_spec, config.model.student_weights, distiller
-    )
+    teacher, figures = job.teacher(folder)
+    distiller = job.distiller(teacher)
+    summary["teacher"] = figures or job.evaluate(teacher)
+    _, summary["student"] = job.student(folder)
+    student, summary["distilled"] = job.student(folder, distiller)
     if config.data.data == "scenes" and distiller.uses_prototypes:
-        adapter = adapt(student.to(device))
-        summary["robust_weights"] = weights_by_condition(adapter, distiller, data.val, config, device)
+        adapter = adapt(student.to(job.device))
+        summary["robust_weights"] = weights_by_condition(adapter, distiller, job.data.val, config, job.device)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -151,35 +205,6 @@ def _load_teacher(
             raise InputError(f"--teacher-weights: expected a {config.model.detector}, got a {spec.detector}")
         return teacher, spec
     return None, spec
-
-
-def _train(
-    config: Config,
-    data: Data,
-    device: torch.device,
-    phase: Phase,
-    spec: DetectorSpec,
-    weights: str,
-    distiller: Distiller | None = None,
-) -> tuple[nn.Module, Result]:
-    """Train and evaluate one detector unless that is done; the network comes from its file, on the CPU."""
-    torch.manual_seed(config.run.seed)
-    result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
-    if not parallel.from_main(result_file.exists()):
-        phase.folder.mkdir(exist_ok=True)
-        model = build_detector(spec, len(data.classes), weights=weights).to(device)
-        started = time.perf_counter()
-        rate = Trainer(adapt(model), data.train, phase, config, device, distiller).fit()
-        save_detector(model_file, model, spec, data.classes, to_dict(config))
-        parallel.barrier()
-        model = adapt(load_detector(model_file).build().to(device)).model  # whole again where it was sharded
-        result = evaluate_detector(config, data.val, model, device)
-        result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
-        write_json(result_file, result)
-        parallel.barrier()
-    if distiller and distiller.uses_prototypes:
-        distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(device)
-    return load_detector(model_file).build(), json.loads(result_file.read_text())
 
 
 def evaluate_detector(config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device) -> Result:

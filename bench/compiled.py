@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ def compile_job(job: Job) -> Compiled:
 
 
 def describe_form(form: Any) -> str:
-    """A form in words: the pointers' types, the constants, the schedule."""
-    types = dict.fromkeys(kind[1:] for kind in form.signature.values() if kind.startswith("*"))
+    """A form in words: the types of the pointers in order, the constants, the schedule."""
+    pointers = groupby(kind[1:] for kind in form.signature.values() if kind.startswith("*"))
+    types = [f"{kind}*{len(list(equal))}" for kind, equal in pointers]
     constants = " ".join(f"{name}={value}" for name, value in form.constexprs.items())
     return f"{' '.join(types)}; {constants}; {form.num_warps} warps, {form.num_stages} stages"
 

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops import clip_boxes_to_image, nms, roi_align
+
+from gkd_fast.ops.multiscale_roi_align import infer_stride
+from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 _LEAST_SIDE = 1e-2  # pixels; torchvision's RoI heads drop detections with a shorter side
 
@@ -49,7 +52,7 @@ def _two_stage(model: FasterRCNN, images: ImageList, features: dict[str, Tensor]
     (size,) = images.image_sizes
     heads = model.roi_heads
     proposals, valid = _proposals(model, images, list(features.values()))
-    pooled = heads.box_roi_pool(features, [proposals], [size])
+    pooled = _pooled(heads.box_roi_pool, features, proposals, size)
     logits, offsets = heads.box_predictor(heads.box_head(pooled))
     boxes = clip_boxes_to_image(heads.box_coder.decode(offsets, [proposals]), size)[:, 1:]
     scores = logits.softmax(-1)[:, 1:]
@@ -57,6 +60,23 @@ def _two_stage(model: FasterRCNN, images: ImageList, features: dict[str, Tensor]
     keep = valid[:, None] & (scores > heads.score_thresh) & _extends(boxes, _LEAST_SIDE)
     flat = boxes.reshape(-1, 4), (scores * keep).reshape(-1), labels.reshape(-1)
     return _suppressed(*flat, size, heads.nms_thresh, heads.detections_per_img)
+
+
+def _pooled(pool: nn.Module, features: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """RoIAlign of boxes [P,4] on every level, of which each keeps its own: [P,C,R,R].
+
+    To sort the boxes by level would be less work, and give shapes that depend on the data.
+    """
+    maps = [features[name] for name in pool.featmap_names]
+    strides = [infer_stride(level, [size]) for level in maps]
+    own, _ = assign_level(boxes, strides, pool.canonical_scale, pool.canonical_level)
+    result = boxes.new_zeros(())
+    for number, (level, stride) in enumerate(zip(maps, strides, strict=True)):
+        pooled = roi_align(
+            level, [boxes], pool.output_size, 1 / stride, pool.sampling_ratio, getattr(pool, "aligned", False)
+        )
+        result = torch.where((own == number)[:, None, None, None], pooled, result)
+    return result
 
 
 def _proposals(model: FasterRCNN, images: ImageList, features: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -111,9 +131,12 @@ def _suppressed(
 
 
 def _survivors(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """[n] 1 for a box that no better one suppresses, else 0."""
-    kept = nms(boxes, scores, threshold)
-    return torch.zeros_like(scores).index_put((kept,), torch.ones_like(kept, dtype=scores.dtype))
+    """[n] 1 for a box that no better one suppresses, else 0; all boxes lie at coordinates of at least 0."""
+    # Two boxes apart from all others, since traced programs assert that nms keeps two or more: torchvision's
+    # description of it has torch's lower limit for sizes that are not known beforehand.
+    apart = boxes.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])
+    kept = nms(torch.cat([boxes, apart]), F.pad(scores, (0, 2)), threshold)
+    return F.pad(torch.zeros_like(scores), (0, 2)).scatter(0, kept, 1.0)[:-2]
 
 
 def _extends(boxes: Tensor, side: float) -> Tensor:

@@ -99,7 +99,7 @@ def paint_kernel(
 
 
 # A box for each thread: fewer, and the compiler would have every thread work out all of them.
-BLOCK_B, BLOCK_X = 128, 32
+BLOCK_B, BLOCK_X = 128, 16
 
 
 def _configuration(last: bool) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""Images inside a page: crops of instances, and images with boxes over them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import horizontal_flip, to_pil_image
+
+from gkd_fast.data.pipeline import PreparedDataset
+
+_MARGIN = 0.15  # of a box's longer side, seen around it
+
+
+class Gallery:
+    """Crops of a data set's resized images by image id."""
+
+    def __init__(self, dataset: PreparedDataset) -> None:
+        self.dataset = dataset
+        self._index = {image["id"]: index for index, image in enumerate(dataset.ground_truth()["images"])}
+
+    def image(self, image_id: int, *, flipped: bool = False) -> Tensor:
+        """uint8 [3,H,W]."""
+        image = self.dataset[self._index[image_id]][0].as_subclass(Tensor)
+        return horizontal_flip(image) if flipped else image
+
+    def crop(self, image_id: int, box: Tensor, *, flipped: bool = False, side: int = 56, note: str = "") -> str:
+        """An element with what lies under a box [4] and around it, `side` pixels high and wide."""
+        image = self.image(image_id, flipped=flipped)
+        return f'<img src="{data_url(square(image, box, side))}" width="{side}" height="{side}" title="{escape(note)}">'
+
+
+def square(image: Tensor, box: Tensor, side: int) -> Image.Image:
+    """The square around a box, `side` pixels wide; black outside of the image."""
+    x1, y1, x2, y2 = box.tolist()
+    half = max(x2 - x1, y2 - y1, 2) * (0.5 + _MARGIN)
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    corners = tuple(round(value) for value in (x - half, y - half, x + half, y + half))
+    return to_pil_image(image).crop(corners).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def data_url(image: Image.Image) -> str:
+    """The image as JPEG in an address."""
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=82)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def boxed(
+    name: str,
+    size: tuple[int, int],
+    boxes: Tensor,
+    labels: Sequence[int],
+    texts: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+) -> str:
+    """The image that `symbol` gave a name, with boxes [n,4] over it, coloured by label from 0."""
+    height, width = size
+    parts = [f'<use href="#{name}"/>']
+    text_size = max(6.0, min(size) / 22)
+    for (x1, y1, x2, y2), label, text in zip(boxes.tolist(), labels, texts, strict=True):
+        colour = "rgb({},{},{})".format(*colours[label])
+        parts.append(
+            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" stroke="{colour}"/>'
+            f'<text x="{x1 + 1:.1f}" y="{max(y1 - 2, text_size):.1f}" fill="{colour}" '
+            f'font-size="{text_size:.1f}">{escape(text)}</text>'
+        )
+    return f'<svg class="boxed" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
+
+
+def symbol(name: str, image: Tensor) -> str:
+    """An image [3,H,W] to be drawn as often as needed, and stored once."""
+    height, width = image.shape[-2:]
+    return (
+        f'<svg width="0" height="0" style="position:absolute"><defs><image id="{name}" width="{width}" '
+        f'height="{height}" href="{data_url(to_pil_image(image))}"/></defs></svg>'
+    )
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of `count` positions, spread evenly."""
+    return torch.linspace(0, count - 1, min(count, wanted)).round().long().unique().tolist() if count else []

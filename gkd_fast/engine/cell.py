@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,7 +105,7 @@ def run_in_processes(cells: Sequence[Cell], jobs: int, ended: Ended) -> None:
             time.sleep(0.2)
             for cell in [cell for cell, process in running.items() if process.poll() is not None]:
                 code = running.pop(cell).returncode
-                ended(cell, None if code == 0 else _last_line(cell.folder / _LOG) or f"exit code {code}")
+                ended(cell, _reason(cell, code) if code else None)
     finally:
         for process in running.values():
             process.terminate()  # saves after its step
@@ -126,9 +127,11 @@ def _start(cell: Cell, threads: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def _reason(cell: Cell, code: int) -> str:
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    lines = (cell.folder / _LOG).read_text(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}")
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -263,6 +263,11 @@ def _undefined(pointer: TensorHandle) -> TensorHandle:
     return TensorHandle(bits.view("?" if signed == "b" else f"{signed}{width}")[..., 0], dtype)
 
 
+def _truth(mask: TensorHandle) -> TensorHandle:
+    """A mask of bools: Triton 3.9 spreads a scalar condition over a tensor as int32, and then refuses it."""
+    return TensorHandle(mask.data.astype(bool), tl.int1)
+
+
 def _memory_hooks(checker: Checker) -> dict[str, Callable[..., Any]]:
     """Replacements for the interpreter's accesses to memory."""
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
@@ -270,11 +275,13 @@ def _memory_hooks(checker: Checker) -> dict[str, Callable[..., Any]]:
     barrier = InterpreterBuilder.create_barrier
 
     def checked_load(builder: Any, pointer: Any, mask: Any, other: Any, *rest: Any, **options: Any) -> TensorHandle:
+        mask = _truth(mask)
         checker.on_load(builder, pointer, mask.data)
         other = _undefined(pointer) if other is None else other
         return load(builder, pointer, mask, other, *rest, **options)
 
     def checked_store(builder: Any, pointer: Any, value: Any, mask: Any, *rest: Any, **options: Any) -> None:
+        mask = _truth(mask)
         checker.on_store(builder, pointer, value, mask.data)
         return store(builder, pointer, value, mask, *rest, **options)
 

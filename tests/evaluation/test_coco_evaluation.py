@@ -1,4 +1,5 @@
 import copy
+import gc
 import json
 
 import pytest
@@ -103,6 +104,17 @@ def test_an_overlap_that_equals_a_threshold_counts_in_float32():
 def test_detections_that_do_not_fit(detections: list[dict], expected: str):
     with pytest.raises(ValueError, match=expected):
         evaluate_coco(truth((0, 1, (0, 0, 20, 20))), detections)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled: bool):
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        evaluate_coco(truth((0, 1, (0, 0, 20, 20))), [detection(0, (1, 0.9, (0, 0, 20, 20)))])
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,6 +1,7 @@
 """What all launchers share: arguments as the kernels want them, and the device they run on."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,14 +42,27 @@ def operand_type(dtype: torch.dtype) -> tl.dtype:
     return tl.float32 if INTERPRETED else DTYPES[dtype]
 
 
-def product_precision() -> str:
-    """Of float32 products: exact unless torch's own matrix products may round their operands to TF32."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+def product_precision(dtype: torch.dtype) -> str:
+    """Of products of `dtype`: those of float32 are exact unless torch's own may round their operands to TF32."""
+    return precisions(dtype)[dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"]
 
 
 def precisions(dtype: torch.dtype) -> tuple[str, ...]:
-    """All that `product_precision` may say where it matters: products of half types are exact anyway."""
+    """All that `product_precision` may say: products of half types are exact anyway."""
     return ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
+
+
+def product_configuration(dtype: torch.dtype, precision: str) -> dict[str, Any]:
+    """Of kernels that work out tiles [BLOCK_B,BLOCK_P] of inner products of vectors of `dtype`."""
+    return {
+        "OPERAND": operand_type(dtype),
+        "PRECISION": precision,
+        "BLOCK_B": 32,
+        "BLOCK_P": 64,
+        "BLOCK_C": 32 if dtype == torch.float32 else 64,
+        "num_warps": 4,
+        "num_stages": 3,
+    }
 
 
 def gradient_precision(dtype: torch.dtype, precision: str) -> str:
@@ -57,7 +71,3 @@ def gradient_precision(dtype: torch.dtype, precision: str) -> str:
     Half types fit into TF32; splitting the coefficients into three keeps them exact on the tensor cores.
     """
     return precision if dtype == torch.float32 else "tf32x3"
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)

@@ -4,12 +4,22 @@ The launchers keep the list complete: every pointer they pass is a multiple of 1
 specialised, and what else decides the code (dtypes, layouts, tile sizes) comes from the same rules as the list.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def unspecialised(fn: Callable[..., None]) -> triton.JITFunction:
+    """`triton.jit` for a kernel that is launched: one compiled form whatever its numbers are."""
+    parameters = inspect.signature(fn).parameters.items()
+    numbers = [name for name, p in parameters if p.annotation is not tl.constexpr and not name.endswith("_ptr")]
+    return triton.jit(fn, do_not_specialize=numbers)
 
 
 class Launch(NamedTuple):

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import ceil_div, on_device_of, ready
-from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels._launch import on_device_of, ready
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.weight_map import paint, painting_programs
 
 PROGRAMS_WANTED = 1024  # of one level: a few for every multiprocessor of a large device
@@ -34,12 +34,7 @@ def tile_offsets(
     return image * (image_stride.to(tl.int64) * VECTOR) + inner
 
 
-STRIDES = ("image", "channel", "cell")
-SIZES = ["first_weight", "level", "cells", "channels", "blocks", *(f"{m}_{stride}" for m in "ab" for stride in STRIDES)]
-GRADIENT_SIZES = ["need_a", "need_b", *(f"{m}_gradient_{stride}" for m in "ab" for stride in STRIDES)]
-
-
-@triton.jit(do_not_specialize=[*SIZES, "sums_per_level", "sums_per_kind"])
+@unspecialised
 def imitation_kernel(
     a_ptr,
     b_ptr,
@@ -95,17 +90,7 @@ def imitation_kernel(
     tl.store(sums + sums_per_kind, tl.sum(tl.where(weight <= 0.0, square, 0.0), 0))
 
 
-@triton.jit(
-    do_not_specialize=[
-        *SIZES,
-        "need_a",
-        "need_b",
-        "a_gradient_image",
-        "a_gradient_pitch",
-        "b_gradient_image",
-        "b_gradient_pitch",
-    ]
-)
+@unspecialised
 def imitation_backward_kernel(
     a_ptr,
     b_ptr,
@@ -236,9 +221,9 @@ class Plan(NamedTuple):
 
         images, channels, height, width = a.shape
         cells = height * width
-        across, deep = ceil_div(cells, configuration["BLOCK_X"]), ceil_div(channels, configuration["BLOCK_C"])
-        blocks = ceil_div(deep, max(1, PROGRAMS_WANTED // (across * images)))
-        grid = across, ceil_div(deep, blocks), images
+        across, deep = triton.cdiv(cells, configuration["BLOCK_X"]), triton.cdiv(channels, configuration["BLOCK_C"])
+        blocks = triton.cdiv(deep, max(1, PROGRAMS_WANTED // (across * images)))
+        grid = across, triton.cdiv(deep, blocks), images
         lengths = (
             cells // vector if "planes" in layouts else cells,
             channels // vector if "last" in layouts else channels,

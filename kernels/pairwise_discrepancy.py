@@ -13,21 +13,19 @@ from torch import Tensor
 
 from gkd_fast.kernels._launch import (
     VECTOR,
-    ceil_div,
     gradient_precision,
     like_input,
     on_device_of,
-    operand_type,
     precisions,
+    product_configuration,
     product_precision,
     ready,
     ready_vectors,
 )
-from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.robust_weights import class_range, robust_weights
 from gkd_fast.kernels.unit_rows import inverse_lengths, normalise_backward
 
-ROWS_PER_BLOCK = 32
 PROGRAMS_WANTED = 512  # a few for every multiprocessor of a large device
 MOST_PARTS = 8  # of the gradient, each a buffer of its size in float32
 
@@ -117,7 +115,7 @@ def weighted_difference(
     return own - other * other_scale[:, None] * other_inverse[None, :]
 
 
-@triton.jit(do_not_specialize=["instances", "prototypes", "student_vectors", "teacher_vectors"])
+@unspecialised
 def discrepancy_kernel(
     student_ptr,
     teacher_ptr,
@@ -170,7 +168,7 @@ def discrepancy_kernel(
     tl.store(sums_ptr + level * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(terms, 1), 0))
 
 
-@triton.jit(do_not_specialize=["tiles", "instances", "prototypes", "classes"])
+@unspecialised
 def discrepancy_mean_kernel(
     sums_ptr,
     labels_ptr,
@@ -199,7 +197,7 @@ def discrepancy_mean_kernel(
     tl.store(inverse_pairs_ptr + level, 1.0 / pairs)
 
 
-@triton.jit(do_not_specialize=["instances", "prototypes", "own_vectors", "other_vectors"])
+@unspecialised
 def discrepancy_backward_kernel(
     own_ptr,
     other_ptr,
@@ -273,20 +271,8 @@ def discrepancy_backward_kernel(
 MEAN = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
 
 
-def _forward_configuration(dtype: torch.dtype, precision: str) -> dict[str, Any]:
-    return {
-        "OPERAND": operand_type(dtype),
-        "PRECISION": precision,
-        "BLOCK_B": ROWS_PER_BLOCK,
-        "BLOCK_P": 64,
-        "BLOCK_C": 32 if dtype == torch.float32 else 64,
-        "num_warps": 4,
-        "num_stages": 3,
-    }
-
-
 def _backward_configuration(dtype: torch.dtype, precision: str, slice_size: int) -> dict[str, Any]:
-    return _forward_configuration(dtype, precision) | {
+    return product_configuration(dtype, precision) | {
         "GRADIENT_PRECISION": gradient_precision(dtype, precision),
         "BLOCK_P": 32,
         "BLOCK_D": slice_size,
@@ -298,10 +284,6 @@ def _backward_configuration(dtype: torch.dtype, precision: str, slice_size: int)
 def _slice_size(channels: int) -> int:
     """Channels whose gradient one program keeps in registers."""
     return 64 if channels <= 64 else 256
-
-
-def _precision(dtype: torch.dtype) -> str:
-    return product_precision() if dtype == torch.float32 else "ieee"
 
 
 def pairwise_discrepancy(
@@ -324,8 +306,8 @@ def pairwise_discrepancy(
     with on_device_of(s):
         inverse = inverse_lengths(p), inverse_lengths(q)
         omega, *scales = robust_weights(s, t, p, q, *inverse, labels, class_offsets)
-        configuration = _forward_configuration(s.dtype, _precision(s.dtype))
-        tiles = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(prototypes, configuration["BLOCK_P"])
+        configuration = product_configuration(s.dtype, product_precision(s.dtype))
+        tiles = triton.cdiv(instances, configuration["BLOCK_B"]) * triton.cdiv(prototypes, configuration["BLOCK_P"])
         sums = s.new_empty((levels, tiles), dtype=torch.float32)
         if sums.numel():
             discrepancy_kernel[(tiles, levels)](
@@ -363,9 +345,11 @@ def _gradient(own: tuple[Tensor, ...], other: tuple[Tensor, ...], omega: Tensor,
     """Of one network's embeddings; `own` and `other`: embeddings, prototypes, scale and inverse lengths."""
     embeddings, prototypes = own[0], own[1].shape[1]
     levels, instances, channels = embeddings.shape
-    configuration = _backward_configuration(embeddings.dtype, _precision(embeddings.dtype), _slice_size(channels))
-    programs = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(channels, configuration["BLOCK_D"])
-    wanted = min(MOST_PARTS, ceil_div(prototypes, configuration["BLOCK_P"]))
+    configuration = _backward_configuration(
+        embeddings.dtype, product_precision(embeddings.dtype), _slice_size(channels)
+    )
+    programs = triton.cdiv(instances, configuration["BLOCK_B"]) * triton.cdiv(channels, configuration["BLOCK_D"])
+    wanted = min(MOST_PARTS, triton.cdiv(prototypes, configuration["BLOCK_P"]))
     count = max(1, min(wanted, PROGRAMS_WANTED // max(1, programs * levels)))
     parts = embeddings.new_empty((count, levels, instances, channels), dtype=torch.float32)
     if parts.numel():
@@ -390,7 +374,7 @@ def configurations() -> dict[str, KernelSpec]:
 
     backward = [(form[0], _backward_configuration(*form, size)) for form in forms for size in (64, 256)]
     return {
-        "discrepancy_kernel": spec(discrepancy_kernel, [(form[0], _forward_configuration(*form)) for form in forms]),
+        "discrepancy_kernel": spec(discrepancy_kernel, [(form[0], product_configuration(*form)) for form in forms]),
         "discrepancy_mean_kernel": spec(discrepancy_mean_kernel, [(torch.float32, MEAN)]),
         "discrepancy_backward_kernel": spec(discrepancy_backward_kernel, backward),
     }

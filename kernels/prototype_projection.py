@@ -9,21 +9,20 @@ from torch import Tensor
 
 from gkd_fast.kernels._launch import (
     VECTOR,
-    ceil_div,
     gradient_precision,
     like_input,
     on_device_of,
-    operand_type,
     precisions,
+    product_configuration,
     product_precision,
     ready,
     ready_vectors,
 )
-from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.unit_rows import inverse_lengths, normalise_backward
 
 
-@triton.jit(do_not_specialize=["instances", "prototypes", "channel_vectors"])
+@unspecialised
 def projection_kernel(
     embeddings_ptr,
     prototypes_ptr,
@@ -65,7 +64,7 @@ def projection_kernel(
     tl.store(cosine_ptr + row[:, None] * prototypes + p[None, :], cosine, mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "terms", "channel_vectors"])
+@unspecialised
 def projection_backward_kernel(
     gradient_ptr,
     vectors_ptr,
@@ -106,18 +105,6 @@ def projection_backward_kernel(
     tl.store(result_ptr + (level * rows + r)[:, None] * channels + c[None, :], result, mask=inside)
 
 
-def _forward_configuration(dtype: torch.dtype, precision: str) -> dict[str, Any]:
-    return {
-        "OPERAND": operand_type(dtype),
-        "PRECISION": precision,
-        "BLOCK_B": 32,
-        "BLOCK_P": 64,
-        "BLOCK_C": 32 if dtype == torch.float32 else 64,
-        "num_warps": 4,
-        "num_stages": 3,
-    }
-
-
 def _backward_configuration(dtype: torch.dtype, precision: str, transposed: bool) -> dict[str, Any]:
     half = dtype != torch.float32  # its products are three: half the tile, so that nothing is spilled
     return {
@@ -131,20 +118,16 @@ def _backward_configuration(dtype: torch.dtype, precision: str, transposed: bool
     }
 
 
-def _precision(dtype: torch.dtype) -> str:
-    return product_precision() if dtype == torch.float32 else precisions(dtype)[0]
-
-
 def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine [L,B,P], float32; see `gkd_fast.ops.prototype_projection`."""
     x, y = ready_vectors(embeddings, prototypes)
     levels, instances, channels = x.shape
     count = y.shape[1]
     cosine = x.new_empty((levels, instances, count), dtype=torch.float32)
-    configuration = _forward_configuration(x.dtype, _precision(x.dtype))
+    configuration = product_configuration(x.dtype, product_precision(x.dtype))
     if cosine.numel():
         with on_device_of(x):
-            tiles = ceil_div(instances, configuration["BLOCK_B"]) * ceil_div(count, configuration["BLOCK_P"])
+            tiles = triton.cdiv(instances, configuration["BLOCK_B"]) * triton.cdiv(count, configuration["BLOCK_P"])
             projection_kernel[(tiles, levels)](
                 x,
                 y,
@@ -181,9 +164,9 @@ def _combine(
     levels, rows, channels = target.shape
     terms = vectors.shape[1]
     result = target.new_empty((1, levels, rows, channels), dtype=torch.float32)
-    configuration = _backward_configuration(target.dtype, _precision(target.dtype), transposed)
+    configuration = _backward_configuration(target.dtype, product_precision(target.dtype), transposed)
     if result.numel():
-        tiles = ceil_div(rows, configuration["BLOCK_R"]) * ceil_div(channels, configuration["BLOCK_C"])
+        tiles = triton.cdiv(rows, configuration["BLOCK_R"]) * triton.cdiv(channels, configuration["BLOCK_C"])
         sizes = rows, terms, channels // VECTOR.value
         projection_backward_kernel[(tiles, levels)](gradient, vectors, inverse, result, *sizes, **configuration)
     return normalise_backward(result, target, target_inverse, result.new_ones(levels))
@@ -199,7 +182,7 @@ def configurations() -> dict[str, KernelSpec]:
     def types(dtype: torch.dtype) -> dict[str, str]:
         return fixed | dict.fromkeys(("embeddings_ptr", "prototypes_ptr", "vectors_ptr"), f"*{TYPES[dtype]}")
 
-    forward = [launch(projection_kernel, types(form[0]), _forward_configuration(*form)) for form in forms]
+    forward = [launch(projection_kernel, types(form[0]), product_configuration(*form)) for form in forms]
     backward = [
         launch(projection_backward_kernel, types(form[0]), _backward_configuration(*form, transposed))
         for form in forms

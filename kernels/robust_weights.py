@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gkd_fast.kernels._launch import VECTOR
-from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.unit_rows import inverse_of
 
 
@@ -48,7 +48,7 @@ def best_cosine(
     return tl.where(inverse == inverse, best, inverse), inverse
 
 
-@triton.jit(do_not_specialize=["instances", "prototypes", "classes", "student_vectors", "teacher_vectors"])
+@unspecialised
 def robust_weight_kernel(
     student_ptr,
     teacher_ptr,

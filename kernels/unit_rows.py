@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import VECTOR, ceil_div
-from gkd_fast.kernels._spec import TYPES, KernelSpec, launch
+from gkd_fast.kernels._launch import VECTOR
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 
 SHORTEST_SQUARE = tl.constexpr(1e-16)  # a vector shorter than 1e-8 has no direction
 
@@ -18,7 +18,7 @@ def inverse_of(square):
     return tl.where(short, 0.0, tl.div_rn(1.0, tl.sqrt_rn(tl.where(short, 1.0, square))))
 
 
-@triton.jit(do_not_specialize=["rows", "channel_vectors"])
+@unspecialised
 def inverse_lengths_kernel(
     vectors_ptr,
     inverse_ptr,
@@ -40,7 +40,7 @@ def inverse_lengths_kernel(
     tl.store(inverse_ptr + row, inverse_of(tl.sum(squares, 1)), mask=row < rows)
 
 
-@triton.jit(do_not_specialize=["rows", "rows_per_level", "channel_vectors", "parts"])
+@unspecialised
 def normalise_backward_kernel(
     parts_ptr,
     vectors_ptr,
@@ -100,7 +100,7 @@ def inverse_lengths(vectors: Tensor) -> Tensor:
     levels, rows, channels = vectors.shape
     inverse = vectors.new_empty((levels, rows), dtype=torch.float32)
     if inverse.numel():
-        grid = (ceil_div(inverse.numel(), CONFIGURATION["BLOCK_ROWS"]),)
+        grid = (triton.cdiv(inverse.numel(), CONFIGURATION["BLOCK_ROWS"]),)
         inverse_lengths_kernel[grid](vectors, inverse, inverse.numel(), channels // VECTOR.value, **CONFIGURATION)
     return inverse
 
@@ -113,7 +113,7 @@ def normalise_backward(parts: Tensor, vectors: Tensor, active: Tensor, scale: Te
     gradient = torch.empty_like(vectors)
     levels, rows, channels = vectors.shape
     if gradient.numel():
-        grid = (ceil_div(levels * rows, CONFIGURATION["BLOCK_ROWS"]),)
+        grid = (triton.cdiv(levels * rows, CONFIGURATION["BLOCK_ROWS"]),)
         sizes = levels * rows, rows, channels // VECTOR.value, parts.shape[0]
         normalise_backward_kernel[grid](parts, vectors, active, scale, gradient, *sizes, **CONFIGURATION)
     return gradient

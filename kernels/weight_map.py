@@ -9,8 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import ceil_div
-from gkd_fast.kernels._spec import KernelSpec, launch
+from gkd_fast.kernels._spec import KernelSpec, launch, unspecialised
 
 LARGEST = tl.constexpr(3.0e38)
 
@@ -22,7 +21,7 @@ def cell_of(coordinate, stride, limit):
     return tl.minimum(tl.div_rn(tl.maximum(number, 0.0), stride), limit).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["first_weight", "level", "sums_per_level", "sums_per_kind", "boxes", "height", "width"])
+@unspecialised
 def paint_kernel(
     boxes_ptr,
     image_index_ptr,
@@ -108,7 +107,7 @@ def _configuration(last: bool) -> dict[str, Any]:
 
 def painting_programs(images: int, cells: int) -> int:
     """Programs, and so partial sums, of one level."""
-    return images * ceil_div(cells, BLOCK_X)
+    return images * triton.cdiv(cells, BLOCK_X)
 
 
 @cache
@@ -141,7 +140,7 @@ def paint(
         smallest = smallest_size(level) if level > 0 else float("-inf")
         larger = smallest_size(level + 1) if level < len(shapes) - 1 else float("inf")
         if images:
-            paint_kernel[ceil_div(height * width, BLOCK_X), images](
+            paint_kernel[triton.cdiv(height * width, BLOCK_X), images](
                 boxes,
                 image_index,
                 omega,

@@ -1,6 +1,7 @@
 """Every Triton kernel, in every form it can be launched in, for every architecture, held to its checked-in budget."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_triton_kernels_keep_their_budgets(kernels):
 def test_forms_have_names_of_their_own(kernels):
     assert len({(k.kernel, k.form, k.facts.arch) for k in kernels}) == len(kernels)
     assert {k.facts.arch for k in kernels} == set(ARCHITECTURES)
+
+
+def test_no_number_makes_another_form():
+    for job in list_jobs((80,)):
+        kernel = import_module(job.module).KERNELS[job.kernel].fn
+        numbers = [p for p in kernel.params if not p.is_constexpr and not p.name.endswith("_ptr")]
+        assert numbers
+        assert all(p.do_not_specialize for p in numbers), job
 
 
 @pytest.fixture

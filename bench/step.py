@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench.machine import describe
+from bench.machine import describe, make_floors
 from bench.passes import peak_extra_bytes
 from bench.run import _Parser, _writable
 from bench.step_loops import Loop, Scale, make_config, make_data, make_loop
@@ -43,7 +44,11 @@ EPOCH = 800  # images, all of them candidates: the most that prototypes can cost
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One loop; seconds of a step and of its parts, shares of an epoch."""
+    """One loop; seconds of a step and of its parts, shares of an epoch.
+
+    `operations` are the multiplications and additions of a step's convolutions and matrix products; `product_rate` is
+    how many a second a square matrix product in the step's precision does, timed between the steps.
+    """
 
     detector: str
     variant: str
@@ -51,6 +56,8 @@ class Row:
     step_s: float
     peak_mb: float | None
     parts_s: dict[str, float]
+    operations: float
+    product_rate: float
     distillation_share: float
     pass_share: float
     harvest_share: float
@@ -147,7 +154,11 @@ def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int
     for _ in range(2):  # caches, compilation
         loop(next(batches), 1.0)
     peak, _ = peak_extra_bytes(lambda: loop(next(batches), 1.0), torch.device("cpu"))
-    seconds = [_seconds(lambda: loop(next(batches), 1.0)) for _ in range(steps)]
+    product = make_floors(torch.bfloat16 if variant in "ce" else torch.float32, torch.device("cpu"))["product"]
+    seconds, product_s = [], []
+    for _ in range(steps):
+        seconds.append(_seconds(lambda: loop(next(batches), 1.0)))
+        product_s += [_seconds(product.call) for _ in range(10)]
     step_s = statistics.median(seconds)
     parts = [_parts(loop, batches) for _ in range(max(2, steps // 2))]
     parts_s = {name: statistics.median(sample[name] for sample in parts) for name in PARTS}
@@ -163,6 +174,8 @@ def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int
         step_s=step_s,
         peak_mb=None if peak is None else peak / 1e6,
         parts_s=parts_s,
+        operations=_operations(loop, next(batches)),
+        product_rate=product.amount / statistics.median(product_s),
         distillation_share=parts_s["distillation"] / sum(parts_s.values()),
         pass_share=(EPOCH * pass_s + generate_s) / epoch_s,
         harvest_share=(EPOCH * harvest_s + generate_s) / epoch_s,
@@ -179,6 +192,13 @@ def _seconds(action: Callable[[], Any]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
+
+
+def _operations(loop: Loop, batch: Batch) -> float:
+    """Multiplications and additions of one step, run eager, for compiled graphs cannot be counted."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        loop(batch, 1.0)
+    return float(counter.get_total_flops())
 
 
 def _parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
@@ -258,12 +278,15 @@ def _generate_seconds(loop: Loop, batches: Sequence[Batch]) -> float:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """A markdown table."""
-    columns = ["detector", "loop", "images/s", "vs a", "peak MB", *(f"{part} ms" for part in PARTS)]
+    columns = ["detector", "loop", "images/s", "vs a", "GFLOP a step", "of product rate", "peak MB"]
+    columns += [f"{part} ms" for part in PARTS]
     columns += ["distillation", "prototypes: pass", "harvest"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * 2}{'---:|' * (len(columns) - 2)}"]
     for row in rows:
         cells = [row.detector, f"{row.variant}: {VARIANTS[row.variant]}", f"{row.images_per_second:.2f}"]
         cells += ["-" if row.ratio is None else f"{row.ratio:.2f}"]
+        fraction = row.operations / row.step_s / row.product_rate
+        cells += [f"{row.operations / 1e9:.0f}", f"{100 * fraction:.0f} %"]
         cells += ["-" if row.peak_mb is None else f"{row.peak_mb:.0f}"]
         cells += [f"{1e3 * row.parts_s[part]:.0f}" for part in PARTS]
         cells += [f"{100 * share:.1f} %" for share in (row.distillation_share, row.pass_share, row.harvest_share)]

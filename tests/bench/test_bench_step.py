@@ -33,8 +33,15 @@ def test_every_row_has_its_figures(rows: list[step.Row]) -> None:
         assert set(row.parts_s) == set(step.PARTS)
         assert min(row.parts_s.values()) > 0
         assert 0 < row.distillation_share < 1
+        assert row.product_rate > 0
         assert 0 < row.harvest_share < row.pass_share
         assert row.graphs is None
+
+
+def test_operations_are_those_of_the_convolutions_and_products() -> None:
+    layer = torch.nn.Linear(8, 5, bias=False)
+    counted = step._operations(lambda batch, kappa: layer(batch).sum().backward(), torch.ones(3, 8, requires_grad=True))
+    assert counted == 3 * 2 * 3 * 8 * 5  # forward, gradients of input and weight
 
 
 def test_the_table_has_a_line_a_row(rows: list[step.Row]) -> None:

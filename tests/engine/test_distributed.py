@@ -70,6 +70,24 @@ def test_two_processes_train_as_one(alone: Path, tmp_path: Path, sharding: list[
     assert summaries[0]["distilled"]["AP"] == pytest.approx(summaries[1]["distilled"]["AP"], abs=0.02)
 
 
+def test_candidates_and_gradient_norms_of_all_processes(alone: Path, tmp_path: Path) -> None:
+    options = [*OPTIONS, "--prototypes-from", "harvest", "--auto-balance", "--grad-norm-steps", "2"]
+    options += ["--teacher-checkpoint", alone / "teacher/model.pt"]
+    for processes in (1, 2):
+        result = train(processes, *options, "--output", tmp_path / str(processes))
+        assert result.returncode == 0, result.stderr
+    assert_same_training(tmp_path / "2", tmp_path / "1")
+    banks = [torch.load(tmp_path / name / "distilled/prototypes.pt", weights_only=True) for name in "12"]
+    assert torch.equal(banks[0]["image_ids"], banks[1]["image_ids"])
+    torch.testing.assert_close(banks[1]["student"], banks[0]["student"], rtol=1e-3, atol=1e-5)
+    norms = [[line for line in records(tmp_path / name) if line.get("event") == "gradient_norms"] for name in "12"]
+    assert [line["step"] for line in norms[0]] == [1, 3, 5]
+    for own, whole in zip(norms[1], norms[0], strict=True):
+        assert own.keys() == whole.keys()
+        for name in own.keys() - {"phase", "event", "epoch", "step"}:
+            assert own[name] == pytest.approx(whole[name], rel=2e-3, abs=1e-6), name
+
+
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_state_is_for_any_number_of_processes(alone: Path, tmp_path: Path, first: int, then: int) -> None:
     folder = tmp_path / "run"

@@ -207,7 +207,7 @@ class RunConfig:
     """Number format of mixed precision; fp16 (with a gradient scaler) needs a GPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the dense parts of both networks and the distillation loss (--compile: on, --no-compile: off);
-    auto: on a GPU."""
+    auto: on a GPU; on a CPU it saves memory and no time (bench/README.md)."""
     bad_steps: int = 10
     """Steps in a row with a loss or gradient that is not finite, none of which changes a weight, that end the run."""
     grad_norm_steps: int = 0

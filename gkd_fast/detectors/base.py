@@ -36,7 +36,7 @@ class SoftPairs:
 
     Attributes:
         student, teacher: float [S,K'] class logits.
-        instance: int64 [S], index into `Instances`.
+        instance: int64 [S], index into `Instances`; -1: none, the place counts for nothing.
         level: int64 [S], pyramid level.
         student_embedding, teacher_embedding: [S,C_S], [S,C_T] mean RoI features, for a two-stage detector.
     """
@@ -47,6 +47,12 @@ class SoftPairs:
     level: Tensor
     student_embedding: Tensor | None = None
     teacher_embedding: Tensor | None = None
+
+    def of_instances(self) -> SoftPairs:
+        """The places of an instance alone, for losses that depend on their order; waits for the device."""
+        chosen = torch.where(self.instance >= 0)[0]
+        rows = (value if value is None else value[chosen] for value in vars(self).values())
+        return SoftPairs(*rows)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class RetinaNetAdapter:
         return StudentPass(losses, features, ground_truth_instances(targets), targets, soft)
 
     def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
-        """Both networks' logits on the anchors that the student's matcher assigned to a box."""
+        """Both networks' logits on all anchors, image by image, with the box that the student's matcher assigned."""
         features = list(teacher_pyramid.values())
         with torch.no_grad():
             teacher_logits = teacher.model.head.classification_head(features).float()
@@ -72,12 +72,11 @@ class RetinaNetAdapter:
             )
         counts = [len(target["labels"]) for target in own.targets]
         instance = torch.stack([boxes + sum(counts[:number]) for number, boxes in enumerate(matched)])
-        image, anchor = torch.where(matched >= 0)
         return SoftPairs(
-            student=logits[image, anchor, 1:],
-            teacher=teacher_logits[image, anchor, 1:],
-            instance=instance[image, anchor],
-            level=self._anchor_levels(features)[anchor],
+            student=logits[..., 1:].flatten(0, 1),
+            teacher=teacher_logits[..., 1:].flatten(0, 1),
+            instance=instance.where(matched >= 0, -1).flatten(),
+            level=self._anchor_levels(features).repeat(len(matched)),
         )
 
     def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
@@ -140,4 +139,4 @@ class RetinaNetAdapter:
     def _anchor_levels(self, features: list[Tensor]) -> Tensor:
         per_cell = self.model.anchor_generator.num_anchors_per_location()
         counts = [f.shape[-2] * f.shape[-1] * n for f, n in zip(features, per_cell, strict=True)]
-        return torch.repeat_interleave(torch.arange(len(features)), torch.tensor(counts)).to(features[0].device)
+        return torch.cat([torch.full((n,), level, device=features[0].device) for level, n in enumerate(counts)])

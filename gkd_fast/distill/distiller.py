@@ -155,6 +155,8 @@ class Distiller:
         assert self.bank is not None
         adapted = self.modules["gkd"](own.features)
         soft = student.soft_pairs(own, self.teacher, pyramid) if self.config.soft_weight else None
+        if soft is not None and student.stage == "one_stage" and self.config.one_stage_soft == "published":
+            soft = soft.of_instances()
         with torch.autocast(self.device.type, enabled=False):
             terms, omega = self.objective(
                 own.features,

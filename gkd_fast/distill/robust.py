@@ -99,16 +99,17 @@ def _global_knowledge(
 def soft_label_loss(
     soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, config: DistillConfig
 ) -> Tensor:
-    """mean_i omega_i T^2 mean_c KL(teacher || student) over the positives, at temperature T.
+    """mean_i omega_i T^2 mean_c KL(teacher || student) over the places of an instance, at temperature T.
 
     Args:
-        soft: logits of both networks.
+        soft: logits of both networks; a two-stage detector's, and those of the published one-stage loss, all with an
+            instance.
         omega: [L,B] robust weights of the instances.
         instances: for their classes.
         bank: for the weights of a two-stage detector, which come from the RoI features.
         config: temperature, one_stage_soft.
     """
-    if soft.student.shape[0] == 0:
+    if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / config.temperature, soft.teacher.float() / config.temperature
     if soft.student_embedding is not None and soft.teacher_embedding is not None:
@@ -117,14 +118,16 @@ def soft_label_loss(
         divergence = _categorical_kl(student, teacher)
     else:
         own_level = imitation_level(instances.boxes, len(omega), _BASE_SIZE)
-        weights = omega[own_level[soft.instance], soft.instance]
+        instance = soft.instance.clamp(min=0)
+        weights = omega[own_level[instance], instance].where(soft.instance >= 0, 0)
         if config.one_stage_soft == "matched":
             divergence = _binary_kl(student, teacher)
         else:  # the weights stay image-major while the rows become level-major
             divergence = _categorical_kl(student, teacher)[soft.level.argsort(stable=True)]
     if config.positive_weights:
         weights = weights.clamp(min=0)
-    return (weights * config.temperature**2 * divergence.mean(1)).mean()
+    total = (weights * config.temperature**2 * divergence.mean(1)).sum()
+    return total / (soft.instance >= 0).sum().clamp(min=1)
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -178,7 +181,7 @@ def robust_distilling(
         "background": kappa * config.background_weight * over_levels(background),
     }
     if soft is not None:
-        part = parallel.share(soft.student.shape[0], soft.student)
+        part = parallel.share((soft.instance >= 0).sum(), soft.student)
         terms["soft"] = config.soft_weight * part * soft_label_loss(soft, omega, instances, bank, config)
     return terms, omega
 

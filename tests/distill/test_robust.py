@@ -141,6 +141,13 @@ def test_one_stage_soft_labels_are_a_binary_kl_with_the_weight_of_the_instances_
     divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean(1)
     expected = (omega[own_level[owner], owner] * 4 * divergence).mean()
     torch.testing.assert_close(soft_label_loss(soft, omega, instances, make_bank(), CONFIG), expected)
+    among_others = SoftPairs(
+        torch.cat([torch.randn(3, 3), student]),
+        torch.cat([torch.randn(3, 3), teacher]),
+        torch.cat([torch.full((3,), -1), owner]),
+        torch.zeros(9, dtype=torch.int64),
+    )
+    torch.testing.assert_close(soft_label_loss(among_others, omega, instances, make_bank(), CONFIG), expected)
 
 
 def test_equal_logits_cost_nothing() -> None:
@@ -159,3 +166,8 @@ def test_no_positives_cost_nothing() -> None:
     )
     loss.backward()
     assert float(loss) == 0
+    logits = torch.randn(5, 5, requires_grad=True)
+    nowhere = SoftPairs(logits, torch.randn(5, 5), torch.full((5,), -1), torch.zeros(5, dtype=torch.int64))
+    loss = soft_label_loss(nowhere, torch.ones(3, 4), make_instances(), make_bank(), CONFIG)
+    loss.backward()
+    assert float(loss) == float(logits.grad.abs().max()) == 0

@@ -181,4 +181,5 @@ class TrainStep:
 def _channels_last(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in parameters:
         if parameter.dim() == 4 and not is_sharded([parameter]):
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            # contiguous() leaves 1x1 kernels as they are, and their gradients would come in another layout.
+            parameter.data = torch.empty_like(parameter.data, memory_format=torch.channels_last).copy_(parameter.data)

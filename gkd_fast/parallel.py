@@ -37,7 +37,7 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def share(count: int | Tensor, like: Tensor) -> Tensor | float:
+def share(count: int, like: Tensor) -> Tensor | float:
     """This process's part of a count: what turns a mean over its own samples into a part of the mean over all.
 
     The parts of all processes add up to the mean over the global batch.
@@ -51,7 +51,7 @@ def share(count: int | Tensor, like: Tensor) -> Tensor | float:
     """
     if world_size() == 1:
         return 1.0
-    own = torch.zeros((), dtype=torch.float32, device=like.device) + count
+    own = torch.full((), float(count), device=like.device)
     return own / total(own).clamp(min=1)
 
 

@@ -101,6 +101,8 @@ def soft_label_loss(
 ) -> Tensor:
     """mean_i omega_i T^2 mean_c KL(teacher || student) over the places of an instance, at temperature T.
 
+    The losses of processes that train together add up to the mean over all of them.
+
     Args:
         soft: logits of both networks; a two-stage detector's, and those of the published one-stage loss, all with an
             instance.
@@ -109,6 +111,7 @@ def soft_label_loss(
         bank: for the weights of a two-stage detector, which come from the RoI features.
         config: temperature, one_stage_soft.
     """
+    count = parallel.total((soft.instance >= 0).sum()).clamp(min=1)
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / config.temperature, soft.teacher.float() / config.temperature
@@ -126,8 +129,7 @@ def soft_label_loss(
             divergence = _categorical_kl(student, teacher)[soft.level.argsort(stable=True)]
     if config.positive_weights:
         weights = weights.clamp(min=0)
-    total = (weights * config.temperature**2 * divergence.mean(1)).sum()
-    return total / (soft.instance >= 0).sum().clamp(min=1)
+    return (weights * config.temperature**2 * divergence.mean(1)).sum() / count
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -181,8 +183,7 @@ def robust_distilling(
         "background": kappa * config.background_weight * over_levels(background),
     }
     if soft is not None:
-        part = parallel.share((soft.instance >= 0).sum(), soft.student)
-        terms["soft"] = config.soft_weight * part * soft_label_loss(soft, omega, instances, bank, config)
+        terms["soft"] = config.soft_weight * soft_label_loss(soft, omega, instances, bank, config)
     return terms, omega
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from gkd_fast.engine.statistics import Interval
+from gkd_fast.engine.ticks import round_step
 
 _WIDTH, _ROW, _TOP, _BOTTOM, _RIGHT, _LETTER = 720, 30, 16, 44, 24, 7.5
 _INK, _PALE, _GRID = "#1f4e79", "#d9822b", "#d0d0d0"
@@ -73,9 +74,7 @@ def _axis(rows: Sequence[Row]) -> tuple[float, float, float]:
     reach = [(row.interval.mean, row.interval.half_width or 0.0) for row in rows]
     low = min([mean - half for mean, half in reach] + [value for row in rows for value in row.values])
     high = max([mean + half for mean, half in reach] + [value for row in rows for value in row.values])
-    raw = max(high - low, 1e-3) / 6
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
+    step = round_step(max(high - low, 1e-3), 6)
     first = math.floor(low / step) * step
     last = math.ceil(high / step) * step
     return first, max(last, first + step), step

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from html import escape
 
+from gkd_fast.engine.ticks import round_step
+
 Points = list[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 560, 260
@@ -56,8 +58,6 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers, at most `most`, from `low` or below to at most `high`."""
     if not high > low:
         return [low]
-    rough = (high - low) / (most - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    step = round_step(high - low, most - 1)
     first = math.floor(low / step)
     return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]

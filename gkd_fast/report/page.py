@@ -8,7 +8,7 @@ from gkd_fast.config import to_dict
 from gkd_fast.distill import PrototypeBank
 from gkd_fast.engine.checkpoint import load_detector
 from gkd_fast.engine.job import prepare_split
-from gkd_fast.report.charts import line_chart
+from gkd_fast.report.charts import Points, line_chart
 from gkd_fast.report.knowledge import Trust, prototype_gallery, side_by_side
 from gkd_fast.report.pictures import Gallery
 from gkd_fast.report.runs import PHASES, Run
@@ -85,9 +85,8 @@ def scores(runs: list[Run]) -> str:
     rows = []
     for run in runs:
         for key, title in PHASES.items():
-            label = title if len(runs) == 1 else f"{run.name}: {title}"
             cells = "".join(_cell(run, key, name) for name in names)
-            rows.append(f"<tr><td>{escape(label)}</td>{cells}</tr>")
+            rows.append(f"<tr><td>{escape(_label(runs, run, title))}</td>{cells}</tr>")
     return f'<div class="wide"><table class="scores"><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 
 
@@ -114,19 +113,10 @@ def _per_class(run: Run) -> str:
 
 def _comparison(runs: list[Run]) -> str:
     """The losses of all runs' students and teachers, and each run's distillation terms."""
-    several = len(runs) > 1
-    losses = {
-        f"{run.name}: {title}" if several else title: run.curve(phase, "loss")
-        for run in runs
-        for phase, title in PHASES.items()
-    }
-    own = {
-        f"{run.name}: {title}" if several else title: run.curve(phase, "loss_classifier")
-        or run.curve(phase, "loss_classification")
-        for run in runs
-        for phase, title in PHASES.items()
-    }
-    charts = [line_chart("Loss, all terms", losses), line_chart("Loss of the classifier", own)]
+    charts = [
+        line_chart("Loss, all terms", _curves(runs, "loss")),
+        line_chart("Loss of the classifier", _curves(runs, "loss_classifier", "loss_classification")),
+    ]
     for run in runs:
         names = dict.fromkeys(
             name
@@ -135,10 +125,22 @@ def _comparison(runs: list[Run]) -> str:
             for name in line
             if name not in _NO_TERMS and not name.startswith("loss")
         )
-        title = f"Distillation terms of {run.name}" if several else "Distillation terms"
+        title = "Distillation terms" if len(runs) == 1 else f"Distillation terms of {run.name}"
         charts.append(line_chart(title, {name.removeprefix("gkd_"): run.curve("distilled", name) for name in names}))
-    rates = {f"{run.name}: {t}" if several else t: run.curve(p, "lr") for run in runs for p, t in PHASES.items()}
-    return "".join([*charts, line_chart("Learning rate", rates)])
+    return "".join([*charts, line_chart("Learning rate", _curves(runs, "lr"))])
+
+
+def _curves(runs: list[Run], *names: str) -> dict[str, Points]:
+    """For each run and phase, the first of these figures that was logged, by the line's label."""
+    return {
+        _label(runs, run, title): next(filter(None, (run.curve(phase, name) for name in names)), [])
+        for run in runs
+        for phase, title in PHASES.items()
+    }
+
+
+def _label(runs: list[Run], run: Run, title: str) -> str:
+    return title if len(runs) == 1 else f"{run.name}: {title}"
 
 
 _NO_TERMS = {"phase", "step", "epoch", "lr", "images_per_second", "data_wait"}

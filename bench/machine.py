@@ -30,14 +30,19 @@ def make_floors(dtype: torch.dtype, device: torch.device) -> dict[str, Floor]:
     """Copy into memory in use, copy into memory fresh from the system, and matrix product in a dtype."""
     source = torch.zeros(COPY_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    size = PRODUCT_SIZE[device.type]
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(a)
     return {
         "copy": Floor(lambda: (target.copy_(source),), 2 * COPY_BYTES),
         "fresh copy": Floor(lambda: (source.clone(),), 2 * COPY_BYTES),
-        "product": Floor(lambda: (torch.mm(a, b, out=product),), 2 * size**3),
+        "product": product_floor(dtype, device),
     }
+
+
+def product_floor(dtype: torch.dtype, device: torch.device) -> Floor:
+    """Matrix product in a dtype."""
+    size = PRODUCT_SIZE[device.type]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    return Floor(lambda: (torch.mm(a, b, out=product),), 2 * size**3)
 
 
 def describe(device: torch.device) -> list[str]:

@@ -21,22 +21,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.machine import describe, make_floors
+from bench.machine import describe, product_floor
 from bench.passes import peak_extra_bytes
 from bench.run import _Parser, _writable
-from bench.step_loops import Loop, Scale, make_config, make_data, make_loop
+from bench.step_loops import VARIANTS, Loop, Scale, make_config, make_data, make_loop
 from gkd_fast.data.loader import build_loader
 from gkd_fast.detectors import StudentPass
 from gkd_fast.distill import collect_candidates, generate_bank
 from gkd_fast.engine.step import Batch
 
-VARIANTS = {
-    "a": "torchvision, float32, published loops",
-    "b": "ours",
-    "c": "ours, --amp",
-    "d": "ours, --compile",
-    "e": "ours, --amp --compile",
-}
 DETECTORS = ("faster_rcnn", "retinanet")
 PARTS = ("data", "teacher", "student", "distillation", "optimizer")
 EPOCH = 800  # images, all of them candidates: the most that prototypes can cost
@@ -135,7 +128,7 @@ def measure(detectors: Sequence[str], variants: Sequence[str], steps: int, scale
     for detector in detectors:
         baseline: float | None = None
         for variant in variants:
-            print(f"{detector} {variant}: {VARIANTS[variant]}", file=sys.stderr, flush=True)
+            print(f"{detector} {variant}: {VARIANTS[variant].title}", file=sys.stderr, flush=True)
             loop = make_loop(variant, detector, scale, data.classes)
             row = _measure_loop(loop, detector, variant, data, steps, scale)
             baseline = row.images_per_second if variant == "a" else baseline
@@ -154,7 +147,7 @@ def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int
     for _ in range(2):  # caches, compilation
         loop(next(batches), 1.0)
     peak, _ = peak_extra_bytes(lambda: loop(next(batches), 1.0), torch.device("cpu"))
-    product = make_floors(torch.bfloat16 if variant in "ce" else torch.float32, torch.device("cpu"))["product"]
+    product = product_floor(torch.bfloat16 if VARIANTS[variant].amp else torch.float32, torch.device("cpu"))
     seconds, product_s = [], []
     for _ in range(steps):
         seconds.append(_seconds(lambda: loop(next(batches), 1.0)))
@@ -283,7 +276,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     columns += ["distillation", "prototypes: pass", "harvest"]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * 2}{'---:|' * (len(columns) - 2)}"]
     for row in rows:
-        cells = [row.detector, f"{row.variant}: {VARIANTS[row.variant]}", f"{row.images_per_second:.2f}"]
+        cells = [row.detector, f"{row.variant}: {VARIANTS[row.variant].title}", f"{row.images_per_second:.2f}"]
         cells += ["-" if row.ratio is None else f"{row.ratio:.2f}"]
         fraction = row.operations / row.step_s / row.product_rate
         cells += [f"{row.operations / 1e9:.0f}", f"{100 * fraction:.0f} %"]

@@ -49,6 +49,24 @@ class Scale:
     images: int = 32
 
 
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What sets one of the compared loops apart."""
+
+    title: str
+    amp: bool = False
+    compiled: bool = False
+
+
+VARIANTS = {
+    "a": Variant(title="torchvision, float32, published loops"),
+    "b": Variant(title="ours"),
+    "c": Variant(title="ours, --amp", amp=True),
+    "d": Variant(title="ours, --compile", compiled=True),
+    "e": Variant(title="ours, --amp --compile", amp=True, compiled=True),
+}
+
+
 class Loop(Protocol):
     """One training loop; calling it is one step, the parts are those of the step."""
 
@@ -87,8 +105,8 @@ def make_data(scale: Scale) -> PreparedDataset:
 
 
 def make_loop(variant: str, detector: str, scale: Scale, classes: tuple[str, ...]) -> Loop:
-    """The loop of a variant: ``a`` torchvision's with the published loops, ``b`` to ``e`` ours."""
-    config = make_config(detector, scale, amp=variant in "ce", compiled=variant in "de")
+    """The loop of a variant, by its key."""
+    config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=VARIANTS[variant].compiled)
     device = torch.device("cpu")
     torch.manual_seed(0)
     teacher_spec, student_spec = specs(config)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import tiny_run
 
 from gkd_fast import train
 from gkd_fast.config import Config
@@ -25,11 +26,7 @@ from gkd_fast.report.page import scores
 from gkd_fast.report.pictures import Gallery, data_url, evenly, square
 from gkd_fast.report.runs import Run
 
-TINY = (
-    "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-    "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 8 --scenes-val 8 --short-side 64 "
-    "--long-side 64 --batch-size 4 --epochs 1 --teacher-epochs 1 --anchor-size 16 --device cpu --log-steps 1"
-).split()
+TINY = tiny_run("--log-steps 1", train=8, val=8, epochs=1)
 
 
 @pytest.fixture(scope="module")

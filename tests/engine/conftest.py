@@ -11,14 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_runs import tiny_run
 
-TINY_RUN = (
-    "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-    "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 16 --scenes-val 2 --short-side 64 "
-    "--long-side 64 --batch-size 4 --epochs 2 --teacher-epochs 1 --anchor-size 16 --device cpu "
-    # Nothing divides anything: sums of unfinished log lines and unfinished epochs are in the checkpoints.
-    "--log-steps 3 --checkpoint-steps 2 --keep-checkpoints 2"
-).split()
+# Nothing divides anything: sums of unfinished log lines and unfinished epochs are in the checkpoints.
+TINY_RUN = tiny_run("--log-steps 3 --checkpoint-steps 2 --keep-checkpoints 2", train=16, val=2)
 
 Train = Callable[..., tuple[int, str]]
 

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import tiny_run
 
 from gkd_fast.data.loader import EpochSampler
 from gkd_fast.detectors.sampling import ImageSampler
 
 # Batch normalisation would see half a batch; the rest is normalised over all processes.
-OPTIONS = (
-    "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-    "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 12 --scenes-val 3 --short-side 64 "
-    "--long-side 64 --batch-size 4 --epochs 2 --teacher-epochs 1 --anchor-size 16 --device cpu --log-steps 1 "
-    "--checkpoint-steps 2 --optimizer sgd --lr 0.001 --freeze-norm --no-pyramid-norm"
-).split()
+OPTIONS = tiny_run(
+    "--log-steps 1 --checkpoint-steps 2 --optimizer sgd --lr 0.001 --freeze-norm --no-pyramid-norm", train=12, val=3
+)
 
 KINDS = ("faster_rcnn", "retinanet")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import tiny_run
 from tiny_steps import CPU, make_batches, make_config, make_data, make_step
 
 from gkd_fast import train
@@ -112,12 +113,7 @@ def test_steps_fill_the_pool_and_a_refresh_takes_it(detector: str) -> None:
         assert seen[image]["flipped"] is flipped
 
 
-OPTIONS = (
-    "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-    "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 8 --scenes-val 2 --batch-size 4 "
-    "--short-side 96 --long-side 96 --epochs 3 --teacher-epochs 1 --log-steps 1 --anchor-size 16 --device cpu "
-    "--prototypes-from harvest --checkpoint-steps 3"
-).split()
+OPTIONS = tiny_run("--log-steps 1 --checkpoint-steps 3 --prototypes-from harvest", train=8, val=2, side=96, epochs=3)
 
 
 def test_a_run_resumed_between_harvests_ends_with_the_same_weights(

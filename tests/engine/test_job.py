@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import tiny_run
 
 from gkd_fast import evaluate, train
 from gkd_fast.config import Config, from_dict, to_dict
@@ -14,11 +15,7 @@ from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.distill import PrototypeBank
 from gkd_fast.errors import InputError
 
-TINY = (
-    "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-    "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 12 --scenes-val 4 --short-side 96 "
-    "--long-side 96 --batch-size 4 --epochs 2 --teacher-epochs 1 --log-steps 1 --anchor-size 16 --device cpu"
-).split()
+TINY = tiny_run("--log-steps 1", train=12, val=4, side=96)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import tiny_run
 from tiny_steps import CPU, make_config, make_step, weights
 
 from gkd_fast import train
@@ -117,12 +118,7 @@ def test_a_gradient_that_is_not_finite_is_called_so() -> None:
 
 
 def test_the_run_stops_and_its_last_checkpoint_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = (
-        "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-        "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 16 --scenes-val 4 --batch-size 4 "
-        "--short-side 96 --long-side 96 --epochs 2 --teacher-epochs 1 --log-steps 1 --anchor-size 16 --device cpu "
-        "--checkpoint-steps 1 --bad-steps 2"
-    ).split()
+    options = tiny_run("--log-steps 1 --checkpoint-steps 1 --bad-steps 2", train=16, val=4, side=96)
     distil = TrainStep.distil
 
     def spoilt(self: TrainStep, *arguments):

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from tiny_runs import tiny_run
 
 from gkd_fast import study, train
 from gkd_fast.config import DistillConfig
@@ -23,11 +24,7 @@ from gkd_fast.engine.statistics import mean_interval
 from gkd_fast.engine.study_report import markdown, summarise
 from gkd_fast.errors import InputError, RunError
 
-TINY = (
-    "--teacher mobilenet_v2 --teacher-width 0.25 --student-width 0.1 --teacher-channels 24 --student-channels 16 "
-    "--teacher-head 32 --student-head 32 --proposals 30 --rois 16 --scenes-train 8 --scenes-val 2 --short-side 64 "
-    "--long-side 64 --batch-size 4 --epochs 1 --teacher-epochs 1 --anchor-size 16 --device cpu"
-).split()
+TINY = tiny_run(train=8, val=2, epochs=1)
 METHODS = "--methods gkd fgd@20 --seeds 0 1".split()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tiny_runs import TINY_MODEL
 
 from gkd_fast.config import Config, replace
 from gkd_fast.data import Scenes
@@ -15,22 +16,10 @@ from gkd_fast.distill import Distiller
 from gkd_fast.engine.step import Batch, TrainStep
 
 CPU = torch.device("cpu")
-TINY = {
-    "teacher": "mobilenet_v2",
-    "teacher_width": 0.25,
-    "student_width": 0.1,
-    "teacher_channels": 24,
-    "student_channels": 16,
-    "teacher_head": 32,
-    "student_head": 32,
-    "proposals": 30,
-    "rois": 16,
-    "anchor_size": 16,
-}
 
 
 def make_config(detector: str = "faster_rcnn", **sections: dict[str, Any]) -> Config:
-    config = replace(Config(), "model", detector=detector, **TINY)
+    config = replace(Config(), "model", detector=detector, **TINY_MODEL)
     for section, values in sections.items():
         config = replace(config, section, **values)
     return config

@@ -13,6 +13,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from gkd_fast import export
 from gkd_fast.config import Config, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
+from gkd_fast.detectors.conventions import CONVENTIONS
 from gkd_fast.detectors.fixed_size import FixedSizeDetector
 from gkd_fast.detectors.recipe import torchvision_recipe
 from gkd_fast.engine.checkpoint import load_detector, save_detector
@@ -36,8 +37,8 @@ def detector(kind: str, **changes: object) -> tuple[DetectorSpec, FasterRCNN | R
     return spec, model.eval()
 
 
-def checkpoint(kind: str, path: Path) -> Path:
-    spec, model = detector(kind)
+def checkpoint(kind: str, path: Path, **changes: object) -> Path:
+    spec, model = detector(kind, **changes)
     save_detector(path, model, spec, ("cat", "dog"), to_dict(Config()))
     return path
 
@@ -127,6 +128,18 @@ def test_a_pyramid_that_torchvision_lacks_is_refused() -> None:
     spec, model = detector("faster_rcnn", backbone="swin_t", width=1.0)
     with pytest.raises(InputError, match="does not take this swin_t"):
         torchvision_recipe(spec, model, min_size=64, max_size=96)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conventions_that_torchvision_lacks_need_another_format(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = checkpoint(kind, tmp_path / "model.pt", conventions=CONVENTIONS["mmdet"])
+    with pytest.raises(InputError, match=r"--format: expected torch_export or onnx .* rounded_anchors, .*; got torch"):
+        export.main(f"--checkpoint {model} --output {tmp_path / 'plain.pth'}".split())
+    assert not (tmp_path / "plain.pth").exists()
+    export.main(f"--checkpoint {model} --format torch_export --output {tmp_path / 'a.pt2'} --size 64 96".split())
+    assert "the same" in capsys.readouterr().out
 
 
 def test_plain_weights_come_with_their_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torchvision
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from gkd_fast.detectors.build import DetectorSpec
+from gkd_fast.detectors.conventions import TORCHVISION
 from gkd_fast.errors import InputError
 
 _HEAD = """from collections import OrderedDict
@@ -44,8 +47,15 @@ def torchvision_recipe(spec: DetectorSpec, model: FasterRCNN | RetinaNet, *, min
         min_size, max_size: short side, and longest long side, to which the detector resizes its images, in pixels.
 
     Raises:
-        InputError: for a backbone that torchvision's own pyramid does not take.
+        InputError: for a backbone that torchvision's own pyramid does not take, and for conventions of input, boxes,
+            anchors or RoIAlign that its detectors have no setting for.
     """
+    different = [name for name, value in asdict(spec.conventions).items() if value != getattr(TORCHVISION, name)]
+    if different:
+        raise InputError(
+            "--format: expected torch_export or onnx for a detector that differs from torchvision's in "
+            f"{', '.join(different)}; got torchvision"
+        )
     sides = [f"min_size={min_size}", f"max_size={max_size}"]
     two_stage = isinstance(model, FasterRCNN)
     head = model.roi_heads.box_predictor.cls_score if two_stage else model.head.classification_head

@@ -73,9 +73,11 @@ class ModelConfig:
     """torchvision weights of the teacher: of its backbone (IMAGENET1K_V1, DEFAULT) or of a whole detector
     (FasterRCNN_ResNet50_FPN_Weights.COCO_V1, which also sets the architecture); empty: random."""
     student_weights: str = ""
-    """torchvision weights of the student's backbone; empty: random."""
+    """The same for the student, alone and distilled."""
     teacher_checkpoint: Path | None = None
     """Trained teacher: a checkpoint of this program; the teacher is then not trained."""
+    student_checkpoint: Path | None = None
+    """Trained student: a checkpoint of this program, from which the student alone and the distilled one both start."""
     teacher_ap: float | None = None
     """COCO AP that a given teacher reaches on the validation images, as a fraction (0.398); far less on a sample of
     them stops the run. None: as its checkpoint, its run or torchvision says, if they do."""

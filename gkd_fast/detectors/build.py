@@ -176,7 +176,7 @@ def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[Detector
     categories = list(weights.meta["categories"])
     unknown = [item for item in classes if item not in categories]
     if unknown:
-        raise InputError(f"teacher weights {name}: expected the data's classes, lacks {', '.join(unknown)}")
+        raise InputError(f"weights {name}: expected the data's classes, lacks {', '.join(unknown)}")
     full = torchvision.models.get_model(builder, weights=None, weights_backbone=None, num_classes=len(categories))
     if not isinstance(full, (FasterRCNN, RetinaNet)):
         raise InputError(f"weights {name}: expected a Faster R-CNN or a RetinaNet, got {type(full).__name__}")

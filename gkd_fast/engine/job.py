@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -89,19 +90,18 @@ class Job:
         self.config = config
         self.device = resolve_device(config.run.device)
         self.data = prepare_data(config)
-        self.teacher_spec, self.student_spec = specs(config)
-        self.given_teacher, self.teacher_spec = _load_teacher(config, self.teacher_spec, self.data.classes)
-        build_detector(self.student_spec, len(self.data.classes), weights=config.model.student_weights)
-        if self.given_teacher is None:
-            build_detector(self.teacher_spec, len(self.data.classes), weights=config.model.teacher_weights)
+        self.specs, self.given = {}, {}
+        for role, spec in zip(("teacher", "student"), specs(config), strict=True):
+            self.given[role], self.specs[role] = _load_given(config, role, spec, self.data.classes)
+            first = self.given[role] or self._first(role)
+        self.student_channels = first.backbone.out_channels
 
     def teacher(self, folder: Path) -> tuple[nn.Module, Result | None]:
         """The teacher on the CPU and its figures; a given one comes without figures, the rest is trained."""
-        if self.given_teacher is not None:
-            return self.given_teacher, None
+        if self.given["teacher"] is not None:
+            return self.given["teacher"], None
         optim = self.config.optim
-        phase = Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr)
-        return self._train(phase, self.teacher_spec, self.config.model.teacher_weights)
+        return self._train(Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr), "teacher")
 
     def distiller(self, teacher: nn.Module) -> Distiller:
         """The distiller of a teacher, which it freezes, on the device."""
@@ -110,9 +110,10 @@ class Job:
         if shard is None:
             teacher.to(self.device)
         torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
-        channels, classes = config.model.student_channels, self.data.classes
-        distiller = Distiller(adapt(teacher), channels, classes, config.distill, self.device, shard=shard)
-        if teacher is self.given_teacher:
+        distiller = Distiller(
+            adapt(teacher), self.student_channels, self.data.classes, config.distill, self.device, shard=shard
+        )
+        if teacher is self.given["teacher"]:
             check_teacher(config, self.data.val, partial(evaluate_detector, config, model=teacher, device=self.device))
         return distiller
 
@@ -120,25 +121,30 @@ class Job:
         """The student on the CPU and its figures: trained alone, or with a distiller."""
         name, optim = "distilled" if distiller else "student", self.config.optim
         phase = Phase(name, folder / name, optim.epochs, optim.lr)
-        return self._train(phase, self.student_spec, self.config.model.student_weights, distiller)
+        return self._train(phase, "student", distiller)
 
     def evaluate(self, model: nn.Module) -> Result:
         """The figures of a network on the device."""
         return evaluate_detector(self.config, self.data.val, model, self.device)
 
-    def _train(
-        self, phase: Phase, spec: DetectorSpec, weights: str, distiller: Distiller | None = None
-    ) -> tuple[nn.Module, Result]:
+    def _first(self, role: str) -> nn.Module:
+        """The network of a role before its first step."""
+        if self.given[role] is not None:
+            return copy.deepcopy(self.given[role])
+        weights = getattr(self.config.model, f"{role}_weights")
+        return build_detector(self.specs[role], len(self.data.classes), weights=weights)
+
+    def _train(self, phase: Phase, role: str, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
         """Train and evaluate one detector unless that is done; the network comes from its file, on the CPU."""
         config, data = self.config, self.data
         torch.manual_seed(config.run.seed)
         result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
         if not parallel.from_main(result_file.exists()):
             phase.folder.mkdir(parents=True, exist_ok=True)
-            model = build_detector(spec, len(data.classes), weights=weights).to(self.device)
+            model = self._first(role).to(self.device)
             started = time.perf_counter()
             rate = Trainer(adapt(model), data.train, phase, config, self.device, distiller).fit()
-            save_detector(model_file, model, spec, data.classes, to_dict(config))
+            save_detector(model_file, model, self.specs[role], data.classes, to_dict(config))
             parallel.barrier()
             model = adapt(load_detector(model_file).build().to(self.device)).model  # whole again where it was sharded
             result = self.evaluate(model)
@@ -182,28 +188,25 @@ def run(config: Config, folder: Path) -> Result:
     return summary
 
 
-def _load_teacher(
-    config: Config, spec: DetectorSpec, classes: tuple[str, ...]
+def _load_given(
+    config: Config, role: str, spec: DetectorSpec, classes: tuple[str, ...]
 ) -> tuple[nn.Module | None, DetectorSpec]:
-    """A finished teacher where one is given, else None."""
-    if config.model.teacher_checkpoint:
-        checkpoint = load_detector(config.model.teacher_checkpoint)
+    """A finished ``teacher`` or ``student`` where one is given, else None."""
+    path, weights = (getattr(config.model, f"{role}_{kind}") for kind in ("checkpoint", "weights"))
+    if path:
+        checkpoint = load_detector(path)
         if checkpoint.classes != classes:
             raise InputError(
-                f"{config.model.teacher_checkpoint}: expected a teacher of the classes {', '.join(classes)}; "
-                f"got {', '.join(checkpoint.classes)}"
+                f"{path}: expected a {role} of the classes {', '.join(classes)}; got {', '.join(checkpoint.classes)}"
             )
         if checkpoint.spec.detector != config.model.detector:
-            raise InputError(
-                f"{config.model.teacher_checkpoint}: "
-                f"expected a {config.model.detector}, got a {checkpoint.spec.detector}"
-            )
+            raise InputError(f"{path}: expected a {config.model.detector}, got a {checkpoint.spec.detector}")
         return checkpoint.build(), checkpoint.spec
-    if "_Weights." in config.model.teacher_weights:
-        spec, teacher = detector_from_weights(config.model.teacher_weights, classes)
+    if "_Weights." in weights:
+        spec, model = detector_from_weights(weights, classes)
         if spec.detector != config.model.detector:
-            raise InputError(f"--teacher-weights: expected a {config.model.detector}, got a {spec.detector}")
-        return teacher, spec
+            raise InputError(f"--{role}-weights: expected a {config.model.detector}, got a {spec.detector}")
+        return model, spec
     return None, spec
 
 

@@ -13,6 +13,8 @@ from gkd_fast import evaluate, train
 from gkd_fast.config import Config, from_dict, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.distill import PrototypeBank
+from gkd_fast.engine.checkpoint import load_detector
+from gkd_fast.engine.trainer import Trainer
 from gkd_fast.errors import InputError
 
 TINY = tiny_run("--log-steps 1", train=12, val=4, side=96)
@@ -134,6 +136,34 @@ def test_a_trained_teacher_is_taken_as_it_is(finished: Path, tmp_path: Path) -> 
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["teacher"]["AP"] == json.loads((finished / "summary.json").read_text())["teacher"]["AP"]
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_both_students_start_from_a_given_one(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: dict[str, dict[str, torch.Tensor]] = {}
+
+    def seen(self: Trainer) -> float:
+        state = self.adapter.model.state_dict()
+        begun[self.phase.name] = {name: value.clone() for name, value in state.items()}
+        return fit(self)
+
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", seen)
+    given = ["--student-checkpoint", str(finished / "student" / "model.pt"), "--student-channels", "8"]
+    teacher = ["--teacher-checkpoint", str(finished / "teacher" / "model.pt")]
+    train.main([*TINY, *given, *teacher, "--output", str(tmp_path / "run"), "--epochs", "1"])
+    expected = load_detector(finished / "student" / "model.pt")
+    assert set(begun) == {"student", "distilled"}
+    for state in begun.values():
+        assert all(torch.equal(state[name], value) for name, value in expected.model.items())
+    trained = load_detector(tmp_path / "run" / "student" / "model.pt")
+    assert trained.spec == expected.spec
+    assert any(not torch.equal(trained.model[name], value) for name, value in expected.model.items())
+
+
+def test_a_student_of_another_kind_is_refused(finished: Path, tmp_path: Path) -> None:
+    given = ["--student-checkpoint", str(finished / "student" / "model.pt"), "--detector", "retinanet"]
+    with pytest.raises(InputError, match=r"model\.pt: expected a retinanet, got a faster_rcnn"):
+        train.main([*TINY, *given, "--output", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("detector", ["retinanet"])

@@ -260,11 +260,11 @@ PUBLISHED_DISTILL: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # Small images of small objects on cluttered backgrounds, which are not worth a student's short training: with the
-    # published weights of foreground and background it gained nothing. 100 images a class keep the refresh short.
+    # Small images of small objects on cluttered backgrounds, which are not worth a student's short training: the README
+    # compares these weights with smaller ones. 100 images a class keep the refresh short.
     "scenes": {
         "distill": {"min_box": 16.0, "candidate_images": 100}
-        | {"foreground_weight": 4.0, "background_weight": 1.0, "attenuation": False}
+        | {"foreground_weight": 16.0, "background_weight": 1.0, "attenuation": False}
     },
     "voc": {
         "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 600}

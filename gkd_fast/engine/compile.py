@@ -16,6 +16,7 @@ from torch._inductor.compile_fx import compile_fx
 
 from gkd_fast.detectors import DetectorAdapter, Instances, SoftPairs
 from gkd_fast.distill import Distiller, PrototypeBank
+from gkd_fast.engine.distributed import is_sharded
 
 R = TypeVar("R")
 
@@ -32,14 +33,15 @@ def compile_parts(
 
     Args:
         adapter: of the detector that is trained.
-        distiller: its teacher and loss, if any.
+        distiller: its teacher and loss, if any; a sharded teacher runs as it is, for gathering its blocks is no graph.
         budget, repeated_backward: see `Compiler`.
     """
     compiler = Compiler(budget, repeated_backward=repeated_backward)
     for name, (module, dynamic) in adapter.dense_parts().items():
         compiler.add_module(f"student {name}", module, dynamic_rows=dynamic)
     if distiller:
-        for name, (module, dynamic) in distiller.teacher.dense_parts(teacher=True).items():
+        whole = not is_sharded(distiller.teacher.model.parameters())
+        for name, (module, dynamic) in distiller.teacher.dense_parts(teacher=True).items() if whole else ():
             compiler.add_module(f"teacher {name}", module, dynamic_rows=dynamic)
         if distiller.adapters:
             compiler.add_module("adapters", distiller.adapters)

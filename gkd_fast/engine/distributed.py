@@ -55,8 +55,8 @@ def check(config: Config) -> None:
         )
     if processes > 1 and run.sharding == "fsdp" and run.amp and run.amp_dtype == "fp16":
         raise InputError("--amp-dtype: expected bf16 with --sharding fsdp, got fp16")
-    if processes > 1 and run.compile == "on" and (run.sharding == "fsdp" or run.shard_teacher):
-        raise InputError("--compile: expected networks that are not sharded; drop --sharding fsdp and --shard-teacher")
+    if processes > 1 and run.compile == "on" and run.sharding == "fsdp":
+        raise InputError("--compile: expected a student that is not sharded; drop --sharding fsdp")
     if run.sync_norm and torch.device(run.device if run.device != "auto" else "cuda").type != "cuda":
         raise InputError("--sync-norm: expected GPUs, where torch has it; on the CPU --freeze-norm trains alike")
 

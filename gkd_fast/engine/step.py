@@ -76,7 +76,7 @@ class TrainStep:
         self.norms: dict[str, Tensor] = {}
         self.steps = 0
         self.compiler = None
-        if compiles(config.run.compile, device) and not is_sharded([*self.trainable, *teacher]):
+        if compiles(config.run.compile, device) and not is_sharded(self.trainable):
             self.compiler = compile_parts(
                 adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
             )

@@ -54,6 +54,15 @@ def test_a_compiled_step_computes_the_same(detector: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_sharded_teacher_runs_as_it_is_beside_a_compiled_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "is_sharded", lambda parameters: not any(p.requires_grad for p in parameters))
+    step, batches = make_step(make_config("retinanet", run={"compile": "on"}))
+    assert all(torch.isfinite(value) for value in step(batches[0], 1.0).values())
+    assert step.compiler.graphs.keys() == {"student backbone", "student head", "adapters", "distillation loss"}
+    assert set(step.compiler.graphs.values()) == {1}
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_number_of_boxes_and_the_attenuation_need_no_other_graph() -> None:
     step, batches = make_step(make_config("retinanet", run={"compile": "on"}))
     counts = set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gkd_fast.config_recipes import LARGE_MODEL, RECIPES
-from gkd_fast.config_terms import TermConfig, validate_terms
+from gkd_fast.config_terms import TermConfig
 from gkd_fast.errors import InputError
 
 
@@ -354,77 +354,3 @@ def _typed(item: dataclasses.Field[Any], value: Any) -> Any:
     if value is not None and "Path" in str(item.type):
         return Path(value)
     return value
-
-
-def validate(config: Config) -> None:
-    """Check the settings that no single type can express.
-
-    Raises:
-        InputError: naming the option, what was expected and what was given.
-    """
-    data, model, distill, optim, run = config.data, config.model, config.distill, config.optim, config.run
-    positive = {
-        "prefetch": data.prefetch,
-        "size-buckets": data.size_buckets,
-        "short-side": data.short_side,
-        "long-side": data.long_side,
-        "scenes-train": data.scenes_train,
-        "scenes-val": data.scenes_val,
-        "teacher-width": model.teacher_width,
-        "student-width": model.student_width,
-        "teacher-channels": model.teacher_channels,
-        "student-channels": model.student_channels,
-        "teacher-head": model.teacher_head,
-        "student-head": model.student_head,
-        "anchor-size": model.anchor_size,
-        "proposals": model.proposals,
-        "rois": model.rois,
-        "detections": model.detections,
-        "prototypes": distill.prototypes,
-        "bandwidth": distill.bandwidth,
-        "candidate-images": distill.candidate_images,
-        "refresh-epochs": distill.refresh_epochs,
-        "balance-ratio": distill.balance_ratio,
-        "temperature": distill.temperature,
-        "epochs": optim.epochs,
-        "teacher-epochs": optim.teacher_epochs,
-        "batch-size": optim.batch_size,
-        "lr": optim.lr,
-        "teacher-lr": optim.teacher_lr,
-        "bad-steps": run.bad_steps,
-        "log-steps": run.log_steps,
-        "checkpoint-steps": run.checkpoint_steps,
-        "keep-checkpoints": run.keep_checkpoints,
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise InputError(f"--{name}: expected a positive number, got {value}")
-    not_negative = {
-        "seed": run.seed,
-        "workers": data.workers,
-        "grad-norm-steps": run.grad_norm_steps,
-        "alpha": distill.alpha,
-        "min-box": distill.min_box,
-        "global-weight": distill.global_weight,
-        "foreground-weight": distill.foreground_weight,
-        "background-weight": distill.background_weight,
-        "soft-weight": distill.soft_weight,
-        "weight-decay": optim.weight_decay,
-        "warmup-steps": optim.warmup_steps,
-        "clip-norm": optim.clip_norm,
-    }
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise InputError(f"--{name}: expected zero or a positive number, got {value}")
-    if model.teacher_ap is not None and not 0 < model.teacher_ap < 1:
-        raise InputError(f"--teacher-ap: expected a fraction such as 0.398, got {model.teacher_ap}")
-    for name, value in {"flip": data.flip, "density-quantile": distill.density_quantile}.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"--{name}: expected a number from 0 to 1, got {value}")
-    validate_terms(distill, one_stage=model.detector == "retinanet")
-    if data.long_side < data.short_side:
-        raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
-    if data.data != "scenes" and data.data_root is None and not run.dry_run:
-        raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
-    if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":
-        raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from gkd_fast.cli import option, parse, run_command
-from gkd_fast.config import Config, DataConfig, from_dict, replace, validate
+from gkd_fast.config import Config, DataConfig, from_dict, replace
+from gkd_fast.config_checks import validate
 from gkd_fast.detectors import adapt
 from gkd_fast.engine.checkpoint import load_detector
 from gkd_fast.engine.job import evaluate_detector, prepare_split

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gkd_fast import config as settings
 from gkd_fast import parallel
 from gkd_fast.cli import expanded, parse_config, run_command
+from gkd_fast.config_checks import validate
 from gkd_fast.engine.distributed import check, process_group
 from gkd_fast.engine.dry_run import describe, dry_run
 from gkd_fast.engine.folders import run_folder, stored_config
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     arguments = expanded(arguments)
     start = stored_config(arguments)
     config = parse_config(arguments, "gkd_fast.train", _DESCRIPTION, start)
-    settings.validate(config)
+    validate(config)
     if config.run.dry_run:
         print(describe(config, dry_run(config)))
         return

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gkd_fast.cli import option
-from gkd_fast.config import Config, from_dict, replace, to_dict, validate
+from gkd_fast.config import Config, from_dict, replace, to_dict
+from gkd_fast.config_checks import validate
 from gkd_fast.engine.cell import Cell, run_here, run_in_processes
 from gkd_fast.engine.files import loading, write_json
 from gkd_fast.engine.folders import RUNS

@@ -10,7 +10,8 @@ import torch
 from term_cases import tiny_batch, tiny_detectors
 from torch import Tensor, nn
 
-from gkd_fast.config import Config, DistillConfig, from_dict, replace, to_dict, validate
+from gkd_fast.config import Config, DistillConfig, from_dict, replace, to_dict
+from gkd_fast.config_checks import validate
 from gkd_fast.config_terms import TERMS
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset

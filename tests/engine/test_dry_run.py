@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gkd_fast import train
-from gkd_fast.config import PRESETS, Config, validate, with_presets
+from gkd_fast.config import PRESETS, Config, with_presets
+from gkd_fast.config_checks import validate
 from gkd_fast.config_recipes import RECIPES
 from gkd_fast.detectors import build_detector, specs
 

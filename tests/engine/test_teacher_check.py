@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gkd_fast.config import Config, replace, validate
+from gkd_fast.config import Config, replace
+from gkd_fast.config_checks import validate
 from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import specs

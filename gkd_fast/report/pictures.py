@@ -65,9 +65,11 @@ def boxed(
     text_size = max(6.0, min(size) / 22)
     for (x1, y1, x2, y2), label, text in zip(boxes.tolist(), labels, texts, strict=True):
         colour = "rgb({},{},{})".format(*colours[label])
+        # At the right edge a text that starts with its box would be cut off.
+        at, anchor = (x1 + 1, "start") if x1 < 0.75 * width else (width - 1, "end")
         parts.append(
             f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" stroke="{colour}"/>'
-            f'<text x="{x1 + 1:.1f}" y="{max(y1 - 2, text_size):.1f}" fill="{colour}" '
+            f'<text x="{at:.1f}" y="{max(y1 - 2, text_size):.1f}" fill="{colour}" text-anchor="{anchor}" '
             f'font-size="{text_size:.1f}">{escape(text)}</text>'
         )
     return f'<svg class="boxed" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'

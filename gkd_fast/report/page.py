@@ -180,8 +180,11 @@ def _setting(runs: list[Run]) -> str:
 
 def _networks(run: Run) -> str:
     model, optim = to_dict(run.config)["model"], run.config.optim
-    teacher = model["teacher_checkpoint"] or model["teacher"]
+    teacher, student = (
+        model[f"{role}_checkpoint"] or f"{model[role]} (width {model[f'{role}_width']:g})"
+        for role in ("teacher", "student")
+    )
     return (
-        f"{model['detector']}: {teacher} teaches {model['student']} (width {model['student_width']:g}), "
+        f"{model['detector']}: {teacher} teaches {student}, "
         f"{optim.epochs} epochs of batches of {optim.batch_size}, seed {run.config.run.seed}."
     )

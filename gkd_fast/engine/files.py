@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -67,6 +68,30 @@ def writing(path: Path) -> Iterator[None]:
         if not _is_refusal(error):
             raise
         raise _refused(path, error) from error
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Within, no other run can claim the folder, which is made here; the claim ends with the process at the latest.
+
+    Raises:
+        RunError: if another run has claimed it.
+    """
+    if not parallel.is_main():
+        yield
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
+        try:
+            # Unlike flock's, this lock is not inherited by loader processes, which may outlive a killed run.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise RunError(f"{folder}: another process trains there; wait for its end or stop it") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorAdapter
 from gkd_fast.distill import Distiller, candidate_indices
-from gkd_fast.engine.files import replacing
+from gkd_fast.engine.files import claimed, replacing
 from gkd_fast.engine.interrupt import Interrupted, Pending, deferred
 from gkd_fast.engine.metrics import MetricsWriter, Progress, StepMeter
 from gkd_fast.engine.optim import build_schedule
@@ -99,8 +99,13 @@ class Trainer:
 
         Raises:
             Interrupted: after a signal, once the state is saved.
+            RunError: if the run cannot go on, or another process trains in the same folder.
         """
-        self._resume()
+        with claimed(self.states.folder):
+            self._resume()
+            return self._fit()
+
+    def _fit(self) -> float:
         total = self.phase.epochs * self.steps_per_epoch
         self.adapter.model.train()
         with closing(Progress(self.phase.name, total, self.step, show=parallel.is_main())) as progress:

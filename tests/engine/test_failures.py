@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def test_a_full_disk_loses_nothing(train: Train, whole: Path, half: Path) -> Non
     assert "error: " in text.splitlines()[-1]
     assert "step-00000004: could not be written: file size limit reached; make room" in text.splitlines()[-1]
     assert "Traceback" not in text
-    assert [path.name for path in (half / "distilled" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert [path.name for path in (half / "distilled" / "checkpoints").glob("[!.]*")] == ["step-00000002"]
     assert_goes_on(train, half, whole)
 
 
@@ -66,6 +67,18 @@ def test_metrics_that_cannot_be_written_lose_nothing(train: Train, whole: Path, 
     code, text = train("--resume", "--output", half, plan=("small files", 3, (half / "metrics.jsonl").stat().st_size))
     assert code == 3
     assert "metrics.jsonl: could not be written: file size limit reached" in text.splitlines()[-1]
+    assert_goes_on(train, half, whole)
+
+
+def test_two_runs_do_not_train_in_one_folder(train: Train, whole: Path, half: Path) -> None:
+    folder = half / "distilled" / "checkpoints"
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        code, text = train("--resume", "--output", half)
+    assert code == 3
+    assert text.splitlines()[-1] == f"error: {folder}: another process trains there; wait for its end or stop it"
+    assert states(half) == []
     assert_goes_on(train, half, whole)
 
 

@@ -17,7 +17,7 @@ from bench.work import computed, covered_bytes, map_bytes, moved, tensor_bytes
 from gkd_fast import ops
 from gkd_fast.config import DistillConfig
 from gkd_fast.detectors import Instances, SoftPairs
-from gkd_fast.distill import PrototypeBank, robust_distilling
+from gkd_fast.methods.gkd import PrototypeBank, robust_distilling
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 ROI_SIZE, ROI_SAMPLES = 7, 2  # cells a side and samples a cell and side, as in a Faster R-CNN's box head

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gkd_fast.config import DistillConfig
 from gkd_fast.detectors import Instances, SoftPairs
-from gkd_fast.distill import PrototypeBank, soft_label_loss
+from gkd_fast.methods.gkd import PrototypeBank, soft_label_loss
 
 
 def box_mean_pool(
@@ -161,7 +161,7 @@ def robust_distilling(
     stage: str,
     kappa: float,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms of `gkd_fast.distill.robust_distilling`, from the loops above.
+    """The terms of `gkd_fast.methods.gkd.robust_distilling`, from the loops above.
 
     One-stage soft labels are rows of logits without a loop, here as there.
     """

@@ -27,8 +27,8 @@ from bench.run import _Parser, _writable
 from bench.step_loops import VARIANTS, Loop, Scale, make_config, make_data, make_loop
 from gkd_fast.data.loader import build_loader
 from gkd_fast.detectors import StudentPass
-from gkd_fast.distill import collect_candidates, generate_bank
-from gkd_fast.engine.step import Batch
+from gkd_fast.methods.gkd import collect_candidates, generate_bank
+from gkd_fast.training.step import Batch
 
 DETECTORS = ("faster_rcnn", "retinanet")
 PARTS = ("data", "teacher", "student", "distillation", "optimizer")
@@ -291,9 +291,9 @@ def _worker(steps: int, scale: Scale) -> dict[str, Any]:
     """Images a second of all processes together, in one of them."""
     from gkd_fast import parallel
     from gkd_fast.detectors import adapt, build_detector, specs
-    from gkd_fast.distill import Distiller
-    from gkd_fast.engine.distributed import process_group
-    from gkd_fast.engine.step import TrainStep
+    from gkd_fast.distiller import Distiller
+    from gkd_fast.training.distributed import process_group
+    from gkd_fast.training.step import TrainStep
 
     device = torch.device("cpu")
     torch.set_num_threads(1)

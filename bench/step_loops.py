@@ -28,8 +28,8 @@ from gkd_fast.detectors import (
     plain_targets,
     specs,
 )
-from gkd_fast.distill import Distiller
-from gkd_fast.engine.step import Batch, TrainStep
+from gkd_fast.distiller import Distiller
+from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gkd_fast.config_recipes import LARGE_MODEL, RECIPES
+from gkd_fast.cli.recipes import LARGE_MODEL, RECIPES
 from gkd_fast.config_terms import TermConfig
 from gkd_fast.errors import InputError
 

@@ -13,14 +13,14 @@ import torch
 import tyro
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from gkd_fast.cli import parse, run_command
+from gkd_fast.cli.command import parse, run_command
 from gkd_fast.config import Config, replace, to_dict, with_presets
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.detectors.conventions import CONVENTIONS, Conventions
 from gkd_fast.detectors.foreign_files import ForeignCheckpoint, read_foreign
 from gkd_fast.detectors.imported import extra_levels, imported_state, number_of_classes
-from gkd_fast.engine.checkpoint import save_detector
 from gkd_fast.errors import InputError
+from gkd_fast.runs.detector_file import save_detector
 
 _DESCRIPTION = """Turn a Faster R-CNN or a RetinaNet of mmdet (2.x, 3.x) or detectron2, ResNet or ResNeXt with FPN, into
 a checkpoint of this program, for --teacher-checkpoint. The result detects what the source detects; what cannot be

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gkd_fast.cli import option, parse, run_command
+from gkd_fast.cli.command import option, parse, run_command
 from gkd_fast.config import Config, DataConfig, from_dict, replace
 from gkd_fast.config_checks import validate
 from gkd_fast.detectors import adapt
-from gkd_fast.engine.checkpoint import load_detector
-from gkd_fast.engine.job import evaluate_detector, prepare_split
-from gkd_fast.engine.precision import resolve_device
 from gkd_fast.errors import InputError
+from gkd_fast.runs.detector_file import load_detector
+from gkd_fast.runs.job import evaluate_detector, prepare_split
+from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Evaluate a trained detector: COCO figures, and for VOC data the mAP of both rules. The data
 default to those that the detector was trained with."""

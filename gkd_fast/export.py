@@ -16,16 +16,16 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from gkd_fast.cli import parse, run_command
+from gkd_fast.cli.command import parse, run_command
 from gkd_fast.config import from_dict
 from gkd_fast.data.images import read_image
 from gkd_fast.data.scenes import Scenes
 from gkd_fast.data.transforms import resized_size
 from gkd_fast.detectors.fixed_size import FixedSizeDetector
 from gkd_fast.detectors.recipe import torchvision_recipe
-from gkd_fast.engine.checkpoint import DetectorCheckpoint, load_detector
-from gkd_fast.engine.files import replacing, write_json
 from gkd_fast.errors import InputError, RunError
+from gkd_fast.files import replacing, write_json
+from gkd_fast.runs.detector_file import DetectorCheckpoint, load_detector
 
 _DESCRIPTION = """Write a trained detector as plain torchvision weights, as a torch.export program or as ONNX, and
 compare its detections to the original's on a sample image; the command fails where they differ."""

@@ -15,15 +15,15 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from gkd_fast.cli import parse, run_command
+from gkd_fast.cli.command import parse, run_command
 from gkd_fast.config import from_dict
 from gkd_fast.data.images import check_image, read_image
 from gkd_fast.detectors import adapt
-from gkd_fast.engine.checkpoint import load_detector
-from gkd_fast.engine.files import write_json, writing
-from gkd_fast.engine.precision import resolve_device
-from gkd_fast.engine.predictions import detect_image
 from gkd_fast.errors import InputError
+from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.files import write_json, writing
+from gkd_fast.runs.detector_file import load_detector
+from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Find objects in images with a trained detector. OUTPUT/predictions.json holds all boxes, in pixels of
 the original images; beside it lie the images with the boxes drawn."""

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from gkd_fast import parallel
-from gkd_fast.cli import expanded, parse_config, run_command
+from gkd_fast.cli.command import expanded, parse_config, run_command
 from gkd_fast.config_checks import validate
-from gkd_fast.engine.distributed import check, process_group
-from gkd_fast.engine.dry_run import describe, dry_run
-from gkd_fast.engine.folders import run_folder, stored_config
-from gkd_fast.engine.job import run
-from gkd_fast.engine.precision import resolve_device
-from gkd_fast.engine.report import summary_table
+from gkd_fast.runs.dry_run import describe, dry_run
+from gkd_fast.runs.folders import run_folder, stored_config
+from gkd_fast.runs.job import run
+from gkd_fast.runs.summary import summary_table
+from gkd_fast.training.distributed import check, process_group
+from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Train a teacher (or take a finished one), the student alone, and the distilled student at
 equal steps; evaluate all three. Without options: the embedded scenes data, everything from random weights."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gkd_fast.config import PUBLISHED_DISTILL, DistillConfig
 from gkd_fast.detectors import Instances, SoftPairs
-from gkd_fast.distill.bank import PrototypeBank
+from gkd_fast.methods.gkd.bank import PrototypeBank
 
 FOLDER = Path(os.environ.get("GKD_GOLDEN_DIR") or Path(__file__).parent / "golden_vectors")
 

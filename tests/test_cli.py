@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gkd_fast import evaluate, train
-from gkd_fast.cli import parse_config
+from gkd_fast.cli.command import parse_config
 from gkd_fast.config import PRESETS, Config, with_presets
 from gkd_fast.config_checks import validate
 from gkd_fast.errors import InputError

@@ -16,8 +16,8 @@ from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.detectors.conventions import CONVENTIONS
 from gkd_fast.detectors.fixed_size import FixedSizeDetector
 from gkd_fast.detectors.recipe import torchvision_recipe
-from gkd_fast.engine.checkpoint import load_detector, save_detector
 from gkd_fast.errors import InputError, RunError
+from gkd_fast.runs.detector_file import load_detector, save_detector
 
 TINY = {"backbone": "mobilenet_v2", "width": 0.1, "channels": 16, "head": 16, "anchor_size": 12, "proposals": 60}
 KINDS = ("faster_rcnn", "retinanet")

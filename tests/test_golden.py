@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gkd_fast import ops
 from gkd_fast.config import PUBLISHED_DISTILL, DistillConfig
-from gkd_fast.distill.prototypes import dense_instances
-from gkd_fast.distill.robust import robust_distilling
+from gkd_fast.methods.gkd.prototypes import dense_instances
+from gkd_fast.methods.gkd.robust import robust_distilling
 
 FILES = sorted(FOLDER.glob("*.npz"))
 LOSSES = [path for path in FILES if "stage" in np.load(path)]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gkd_fast import predict
 from gkd_fast.config import Config, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
-from gkd_fast.engine.checkpoint import save_detector
-from gkd_fast.engine.predictions import detect_image
 from gkd_fast.errors import InputError
+from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.runs.detector_file import save_detector
 
 
 class Halves(nn.Module):

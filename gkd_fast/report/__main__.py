@@ -8,9 +8,9 @@ from pathlib import Path
 
 import tyro
 
-from gkd_fast.cli import parse, run_command
-from gkd_fast.engine.files import replacing
+from gkd_fast.cli.command import parse, run_command
 from gkd_fast.errors import InputError
+from gkd_fast.files import replacing
 from gkd_fast.report.page import page
 from gkd_fast.report.runs import read_runs
 from gkd_fast.report.tensorboard import write_events

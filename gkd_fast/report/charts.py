@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from gkd_fast.engine.ticks import round_step
+from gkd_fast.ticks import round_step
 
 Points = list[tuple[float, float]]
 

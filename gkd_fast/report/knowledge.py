@@ -13,8 +13,8 @@ from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.data.scenes import CONDITIONS
 from gkd_fast.detectors import adapt
-from gkd_fast.distill import PrototypeBank, collect_candidates
-from gkd_fast.engine.predictions import detect_image
+from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.methods.gkd import PrototypeBank, collect_candidates
 from gkd_fast.predict import class_colours
 from gkd_fast.report.pictures import Gallery, boxed, evenly, symbol
 from gkd_fast.report.runs import Run

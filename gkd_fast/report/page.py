@@ -5,13 +5,13 @@ from __future__ import annotations
 from html import escape
 
 from gkd_fast.config import to_dict
-from gkd_fast.distill import PrototypeBank
-from gkd_fast.engine.checkpoint import load_detector
-from gkd_fast.engine.job import prepare_split
+from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.report.charts import Points, line_chart
 from gkd_fast.report.knowledge import Trust, prototype_gallery, side_by_side
 from gkd_fast.report.pictures import Gallery
 from gkd_fast.report.runs import PHASES, Run
+from gkd_fast.runs.detector_file import load_detector
+from gkd_fast.runs.job import prepare_split
 
 _STYLE = """
 :root{--ink:#1c2330;--soft:#697386;--line:#e3e7ee;--paper:#f6f7fa;--card:#fff;--accent:#2a6fdb}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gkd_fast.config import Config
-from gkd_fast.engine.folders import read_config
 from gkd_fast.errors import InputError
+from gkd_fast.runs.folders import read_config
 
 PHASES = {"teacher": "teacher", "student": "student alone", "distilled": "student distilled"}
 

@@ -18,8 +18,8 @@ from gkd_fast import convert as command
 from gkd_fast.detectors import DetectorSpec, backbones, build_detector
 from gkd_fast.detectors.conventions import CONVENTIONS
 from gkd_fast.detectors.foreign_files import ForeignCheckpoint, read_foreign
-from gkd_fast.engine.checkpoint import load_detector
 from gkd_fast.errors import InputError
+from gkd_fast.runs.detector_file import load_detector
 
 CAFFE = {"mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0), "bgr": True, "stride_in_1x1": True}
 NAMES = ("ant", "bee", "cow")

@@ -1,0 +1,117 @@
+"""CrossKD: cross-head knowledge distillation (Wang et al., CVPR 2024, arXiv 2306.11369)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.ops import generalized_box_iou_loss
+
+from gkd_fast.config_terms import TermConfig
+from gkd_fast.methods.base import Setup, Step, standardised
+
+_CROSSING = 3  # convolutions of the student's head before its map enters the teacher's (published configuration)
+_BETWEEN_THRESHOLDS = -2  # torchvision's Matcher: neither object nor background
+
+
+class CrossKD(nn.Module):
+    """The student's head up to its third convolution, finished by the teacher's frozen head, imitates the teacher.
+
+    With p crossed and t the teacher's predictions, over all anchors that the matcher decided on:
+
+    class  sum |sigma(p) - sigma(t)| BCE(p, sigma(t)) / N_pos
+    box    sum max_c sigma(t_c) (1 - GIoU(decode(p), decode(t))) / N_pos
+
+    Before the crossing the student's channels get the mean and deviation of the teacher's. A 1x1 convolution precedes
+    where the channels differ. N_pos counts the batch's positive anchors.
+    """
+
+    def __init__(self, setup: Setup, config: TermConfig) -> None:
+        super().__init__()
+        same = setup.student_channels == setup.teacher_channels
+        self.align_class, self.align_box = (
+            nn.Identity() if same else nn.Conv2d(setup.student_channels, setup.teacher_channels, 1) for _ in range(2)
+        )
+        self.class_weight = config.crosskd_class_weight
+        self.box_weight = config.crosskd_box_weight
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The terms ``class`` and ``box``.
+
+        Raises:
+            ValueError: if both networks differ in anchors or classes.
+        """
+        student, teacher = step.student_network.model, step.teacher_network.model
+        crossed_class, teacher_class = self._predictions(step, "classification_head", "cls_logits", self.align_class)
+        crossed_box, teacher_box = self._predictions(step, "regression_head", "bbox_reg", self.align_box)
+        matched = step.own.soft["matched"]
+        own_shape = step.own.soft["logits"].shape
+        if teacher_class.shape != own_shape:
+            raise ValueError(
+                f"teacher's anchors and classes: expected logits {list(own_shape)}, got {list(teacher_class.shape)}"
+            )
+        positives = (matched >= 0).sum().clamp(min=1)
+        decided = (matched != _BETWEEN_THRESHOLDS).to(teacher_class.dtype)
+        anchors = torch.cat(step.student_network.anchors(step.images, step.student))
+        boxes = [decode(codes, anchors, network) for codes, network in ((crossed_box, student), (teacher_box, teacher))]
+        # Output 0 of torchvision's RetinaNet is the background, which is never a target.
+        terms = (
+            class_loss(crossed_class[..., 1:], teacher_class[..., 1:], decided),
+            box_loss(*boxes, teacher_class[..., 1:], decided),
+        )
+        return {"class": self.class_weight * terms[0] / positives, "box": self.box_weight * terms[1] / positives}
+
+    def _predictions(self, step: Step, head: str, last: str, align: nn.Module) -> tuple[Tensor, Tensor]:
+        """Crossed and teacher's predictions of one branch, [N,sum H_l W_l A,K] each."""
+        own, other = (getattr(network.model.head, head) for network in (step.student_network, step.teacher_network))
+        crossed, reference = [], []
+        for student, teacher in zip(step.student, step.teacher, strict=True):
+            with torch.no_grad():
+                hidden = _hidden(other, teacher)
+                reference.append(_finish(other, last, hidden))
+                _, mean, deviation = standardised(hidden)
+            like_teacher = standardised(align(_hidden(own, student)))[0] * deviation + mean
+            crossed.append(_finish(other, last, like_teacher))
+        per_location = other.num_classes if last == "cls_logits" else 4
+        return _anchor_rows(crossed, per_location), _anchor_rows(reference, per_location)
+
+
+def _hidden(head: nn.Module, feature: Tensor) -> Tensor:
+    """The map behind the crossing's last convolution, before its activation."""
+    hidden = head.conv[: _CROSSING - 1](feature)
+    for layer in list(head.conv[_CROSSING - 1])[:-1]:
+        hidden = layer(hidden)
+    return hidden
+
+
+def _finish(head: nn.Module, last: str, hidden: Tensor) -> Tensor:
+    """The head's prediction [N,A*K,H,W] from the map at the crossing."""
+    return getattr(head, last)(head.conv[_CROSSING:](F.relu(hidden)))
+
+
+def _anchor_rows(maps: list[Tensor], values: int) -> Tensor:
+    """L maps [N,A*K,H,W] -> [N,sum H W A,K], in the order of torchvision's anchors."""
+    rows = [level.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3) for level in maps]
+    return torch.cat(rows, dim=1)
+
+
+def decode(codes: Tensor, anchors: Tensor, network: RetinaNet) -> Tensor:
+    """Boxes [N,M,4] from codes [N,M,4] at anchors [M,4], by the detector's own box coder."""
+    repeated = anchors.expand(len(codes), -1, -1).flatten(0, 1)
+    boxes = network.head.regression_head.box_coder.decode_single(codes.flatten(0, 1), repeated)
+    return boxes.view(codes.shape)
+
+
+def class_loss(crossed: Tensor, teacher: Tensor, decided: Tensor) -> Tensor:
+    """sum |sigma(p) - sigma(t)| BCE(p, sigma(t)) of logits [N,M,K] over the decided anchors [N,M]."""
+    target = teacher.sigmoid()
+    loss = F.binary_cross_entropy_with_logits(crossed, target, reduction="none") * (crossed.sigmoid() - target).abs()
+    return (loss.sum(-1) * decided).sum()
+
+
+def box_loss(crossed: Tensor, teacher: Tensor, logits: Tensor, decided: Tensor) -> Tensor:
+    """sum max_c sigma(t_c) (1 - GIoU) of boxes [N,M,4] over the decided anchors [N,M]."""
+    weight = logits.amax(-1).sigmoid() * decided
+    loss = generalized_box_iou_loss(crossed.flatten(0, 1), teacher.flatten(0, 1))
+    return (loss * weight.flatten()).sum()

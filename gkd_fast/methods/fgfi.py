@@ -1,0 +1,63 @@
+"""FGFI: fine-grained feature imitation near objects (Wang et al., CVPR 2019, arXiv 1906.03609)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from gkd_fast.config_terms import TermConfig
+from gkd_fast.methods.base import Setup, Step, near_zero_adapters, paint
+from gkd_fast.ops.reference.masked_imitation import imitation_level
+
+_BASE_SIZE = 56.0  # pixels; boxes of twice this side leave the first level, as in ops.masked_imitation
+
+
+class FGFI(nn.Module):
+    """Imitation at cells with an anchor whose IoU with a box exceeds psi times the largest IoU of that box.
+
+    L = lambda / (2 N_p) sum_l sum_ij sum_c I_ij (g_l(S)_ijc - T_ijc)^2,   N_p = sum_l sum_ij I_ij
+
+    The paper has one map; on a pyramid a box marks cells of the level of its size alone, as DeFeat's authors have it
+    in their comparison. I is the largest weight of the boxes that mark a cell. g_l: 3x3 convolutions.
+    """
+
+    def __init__(self, setup: Setup, config: TermConfig) -> None:
+        super().__init__()
+        self.adapters = near_zero_adapters(setup, setup.levels)
+        self.weight = config.fgfi_weight
+        self.threshold = config.fgfi_threshold
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The term ``imitation``."""
+        level = imitation_level(step.truth.boxes, len(step.student), _BASE_SIZE)
+        anchors = step.student_network.anchors(step.images, step.student)
+        sums = []
+        for index, (adapter, student, teacher) in enumerate(
+            zip(self.adapters, step.student, step.teacher, strict=True)
+        ):
+            images, _, height, width = student.shape
+            near = near_anchors(anchors[index], step.truth.boxes, height, width, self.threshold)
+            near = near & (level == index)[:, None, None]
+            mask = paint(near, step.weights[index], step.truth.image_index, images)
+            square = (adapter(student) - teacher).square().sum(1)
+            sums.append(torch.stack([(mask * square).sum(), mask.sum()]))
+        imitation, cells = torch.stack(sums).sum(0)
+        return {"imitation": self.weight * imitation / (2 * cells).clamp(min=1)}
+
+
+def near_anchors(anchors: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+    """The cells near each box.
+
+    Args:
+        anchors: [H*W*A,4], the A anchors of a cell in a row.
+        boxes: [B,4].
+        height, width: of the map.
+        threshold: fraction of a box's largest IoU.
+
+    Returns:
+        bool [B,H,W].
+    """
+    iou = box_iou(boxes, anchors)
+    near = iou > threshold * iou.amax(1, keepdim=True)
+    return near.view(len(boxes), height, width, len(anchors) // (height * width)).any(-1)

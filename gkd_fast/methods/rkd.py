@@ -1,0 +1,62 @@
+"""RKD: relational knowledge distillation (Park et al., CVPR 2019, arXiv 1904.05068)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gkd_fast import ops
+from gkd_fast.config_terms import TermConfig
+from gkd_fast.methods.base import Setup, Step
+
+
+class RKD(nn.Module):
+    """Distances and angles between the embeddings of a batch's ground-truth instances, level by level.
+
+    distances: psi(i,j) = |x_i - x_j| / mu, mu = mean of the distances above 0
+    angles:    psi(i,j,k) = cos of the angle at x_i between x_j and x_k
+    L = mean over levels of: lambda_D mean_ij Huber(psi_S, psi_T) + lambda_A mean_ijk Huber(psi_S, psi_T)
+
+    An embedding is the mean of the cells under the box, in each network's own channels.
+    """
+
+    def __init__(self, setup: Setup, config: TermConfig) -> None:
+        super().__init__()
+        self.distance_weight = config.rkd_distance_weight
+        self.angle_weight = config.rkd_angle_weight
+        self.instances = config.rkd_instances
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The terms ``distance`` and ``angle``."""
+        boxes, image_index = step.truth.boxes, step.truth.image_index
+        count = min(len(boxes), self.instances)
+        spread = torch.arange(count, device=boxes.device) * len(boxes) // max(count, 1)
+        student, teacher = (
+            ops.box_mean_pool(maps, boxes[spread], image_index[spread], step.strides)
+            for maps in (step.student, step.teacher)
+        )
+        return {
+            "distance": self.distance_weight * _mean_huber(relative_distances(student), relative_distances(teacher)),
+            "angle": self.angle_weight * _mean_huber(angles(student), angles(teacher)),
+        }
+
+
+def relative_distances(embeddings: Tensor) -> Tensor:
+    """|x_i - x_j| over the mean of those above 0: [L,B,C] -> [L,B,B]."""
+    distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+    count = (distances > 0).sum((1, 2), keepdim=True).clamp(min=1)
+    mean = distances.sum((1, 2), keepdim=True) / count
+    return distances / mean.masked_fill(mean == 0, 1.0)
+
+
+def angles(embeddings: Tensor) -> Tensor:
+    """cos of the angle at x_i between x_j and x_k, 0 where one of them is x_i: [L,B,C] -> [L,B,B,B]."""
+    arms = embeddings[:, None] - embeddings[:, :, None]
+    length = arms.norm(dim=-1, keepdim=True)
+    unit = arms / length.masked_fill(length < 1e-8, torch.inf)
+    return unit @ unit.transpose(-1, -2)
+
+
+def _mean_huber(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.smooth_l1_loss(student, teacher, reduction="sum") / max(student.numel(), 1)

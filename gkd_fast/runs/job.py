@@ -1,0 +1,225 @@
+"""The main job: teacher, control, prototypes, distilled student, and their measured AP."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gkd_fast import parallel
+from gkd_fast.config import Config, to_dict
+from gkd_fast.data import build_dataset
+from gkd_fast.data.pipeline import PreparedDataset
+from gkd_fast.detectors import DetectorSpec, adapt, build_detector, detector_from_weights, specs
+from gkd_fast.distiller import Distiller
+from gkd_fast.errors import InputError
+from gkd_fast.evaluation.coco import evaluate_coco
+from gkd_fast.evaluation.one_image import detect
+from gkd_fast.evaluation.voc import evaluate_voc
+from gkd_fast.files import loading, write_json
+from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.runs.detector_file import load_detector, save_detector
+from gkd_fast.runs.robustness import weights_by_condition
+from gkd_fast.runs.teacher_check import check_teacher
+from gkd_fast.training.distributed import shard_teacher
+from gkd_fast.training.precision import resolve_device
+from gkd_fast.training.trainer import Phase, Trainer
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The prepared data of a run."""
+
+    train: PreparedDataset
+    val: PreparedDataset
+    classes: tuple[str, ...]
+
+
+def prepare_data(config: Config) -> Data:
+    """Read and check both splits.
+
+    Raises:
+        InputError: naming the file or option that cannot be used.
+    """
+    train = prepare_split(config, "train")
+    val = prepare_split(config, "val", classes=train.classes)
+    return Data(train, val, train.classes)
+
+
+def prepare_split(config: Config, role: str, *, classes: tuple[str, ...] = ()) -> PreparedDataset:
+    """Read, check and prepare the ``train`` or ``val`` split of a configuration."""
+    data = config.data
+    training = role == "train"
+    dataset = build_dataset(
+        data.data,
+        data.data_root,
+        data.train_split if training else data.val_split,
+        classes=classes or data.classes or None,
+        scenes_count=data.scenes_train if training else data.scenes_val,
+        scenes_size=(data.short_side, data.short_side),
+    )
+    return PreparedDataset(
+        dataset,
+        short_side=data.short_side,
+        long_side=data.long_side,
+        flip=data.flip if training else 0.0,
+        seed=config.run.seed,
+        cache=data.cache,
+    )
+
+
+class Job:
+    """The parts of a run: data, teacher, student alone, distilled student. What is finished is read, not run again.
+
+    Args:
+        config: validated settings.
+
+    Raises:
+        InputError: for input that cannot be used and networks that cannot be built, before any training.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.device = resolve_device(config.run.device)
+        self.data = prepare_data(config)
+        self.specs, self.given = {}, {}
+        for role, spec in zip(("teacher", "student"), specs(config), strict=True):
+            self.given[role], self.specs[role] = _load_given(config, role, spec, self.data.classes)
+            first = self.given[role] or self._first(role)
+        self.student_channels = first.backbone.out_channels
+
+    def teacher(self, folder: Path) -> tuple[nn.Module, Result | None]:
+        """The teacher on the CPU and its figures; a given one comes without figures, the rest is trained."""
+        if self.given["teacher"] is not None:
+            return self.given["teacher"], None
+        optim = self.config.optim
+        return self._train(Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr), "teacher")
+
+    def distiller(self, teacher: nn.Module) -> Distiller:
+        """The distiller of a teacher, which it freezes, on the device."""
+        config = self.config
+        shard = shard_teacher if config.run.shard_teacher and parallel.world_size() > 1 else None
+        if shard is None:
+            teacher.to(self.device)
+        torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
+        distiller = Distiller(
+            adapt(teacher), self.student_channels, self.data.classes, config.distill, self.device, shard=shard
+        )
+        if teacher is self.given["teacher"]:
+            check_teacher(config, self.data.val, partial(evaluate_detector, config, model=teacher, device=self.device))
+        return distiller
+
+    def student(self, folder: Path, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
+        """The student on the CPU and its figures: trained alone, or with a distiller."""
+        name, optim = "distilled" if distiller else "student", self.config.optim
+        phase = Phase(name, folder / name, optim.epochs, optim.lr)
+        return self._train(phase, "student", distiller)
+
+    def evaluate(self, model: nn.Module) -> Result:
+        """The figures of a network on the device."""
+        return evaluate_detector(self.config, self.data.val, model, self.device)
+
+    def _first(self, role: str) -> nn.Module:
+        """The network of a role before its first step."""
+        if self.given[role] is not None:
+            return copy.deepcopy(self.given[role])
+        weights = getattr(self.config.model, f"{role}_weights")
+        return build_detector(self.specs[role], len(self.data.classes), weights=weights)
+
+    def _train(self, phase: Phase, role: str, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
+        """Train and evaluate one detector unless that is done; the network comes from its file, on the CPU."""
+        config, data = self.config, self.data
+        torch.manual_seed(config.run.seed)
+        result_file, model_file = phase.folder / "result.json", phase.folder / "model.pt"
+        if not parallel.from_main(result_file.exists()):
+            phase.folder.mkdir(parents=True, exist_ok=True)
+            model = self._first(role).to(self.device)
+            started = time.perf_counter()
+            rate = Trainer(adapt(model), data.train, phase, config, self.device, distiller).fit()
+            save_detector(model_file, model, self.specs[role], data.classes, to_dict(config))
+            parallel.barrier()
+            model = adapt(load_detector(model_file).build().to(self.device)).model  # whole again where it was sharded
+            result = self.evaluate(model)
+            result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
+            write_json(result_file, result)
+            parallel.barrier()
+        if distiller and distiller.uses_prototypes:
+            distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(self.device)
+        return load_detector(model_file).build(), json.loads(result_file.read_text())
+
+
+@loading()
+def run(config: Config, folder: Path) -> Result:
+    """Run the main job and return the content of its ``summary.json``.
+
+    Args:
+        config: validated settings.
+        folder: the run's folder, made here; finished phases found in it are not run again.
+
+    Raises:
+        InputError: before any training, for input that cannot be used; later for an image that cannot be read.
+        RunError: if the run cannot go on: a full disk, a dead loader process.
+        Interrupted: after SIGTERM or SIGINT.
+    """
+    job = Job(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_dict(config))
+    if parallel.is_main():
+        print(f"run folder: {folder}", flush=True)
+    summary: Result = {"classes": list(job.data.classes), "device": str(job.device), "amp": config.run.amp}
+
+    teacher, figures = job.teacher(folder)
+    distiller = job.distiller(teacher)
+    summary["teacher"] = figures or job.evaluate(teacher)
+    _, summary["student"] = job.student(folder)
+    student, summary["distilled"] = job.student(folder, distiller)
+    if config.data.data == "scenes" and distiller.uses_prototypes:
+        adapter = adapt(student.to(job.device))
+        summary["robust_weights"] = weights_by_condition(adapter, distiller, job.data.val, config, job.device)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _load_given(
+    config: Config, role: str, spec: DetectorSpec, classes: tuple[str, ...]
+) -> tuple[nn.Module | None, DetectorSpec]:
+    """A finished ``teacher`` or ``student`` where one is given, else None."""
+    path, weights = (getattr(config.model, f"{role}_{kind}") for kind in ("checkpoint", "weights"))
+    if path:
+        checkpoint = load_detector(path)
+        if checkpoint.classes != classes:
+            raise InputError(
+                f"{path}: expected a {role} of the classes {', '.join(classes)}; got {', '.join(checkpoint.classes)}"
+            )
+        if checkpoint.spec.detector != config.model.detector:
+            raise InputError(f"{path}: expected a {config.model.detector}, got a {checkpoint.spec.detector}")
+        return checkpoint.build(), checkpoint.spec
+    if "_Weights." in weights:
+        spec, model = detector_from_weights(weights, classes)
+        if spec.detector != config.model.detector:
+            raise InputError(f"--{role}-weights: expected a {config.model.detector}, got a {spec.detector}")
+        return model, spec
+    return None, spec
+
+
+def evaluate_detector(config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device) -> Result:
+    """COCO figures, and for VOC data the mAP of both rules."""
+    detections = detect(model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device)
+    return parallel.from_main(_figures(config, dataset, detections) if parallel.is_main() else {})
+
+
+def _figures(config: Config, dataset: PreparedDataset, detections: list[dict[str, Any]]) -> Result:
+    result = evaluate_coco(dataset.ground_truth(), detections)
+    if config.data.data == "voc":
+        for rule in ("2007", "2010"):
+            result[f"mAP_{rule}"] = evaluate_voc(dataset.ground_truth(), detections, rule=rule)["mAP"]
+    return result

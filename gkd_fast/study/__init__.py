@@ -1,0 +1,1 @@
+"""Many runs compared: methods and seeds, with a control."""

@@ -1,0 +1,227 @@
+"""A study: methods x seeds on one data set with one teacher, and always the student trained as long without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gkd_fast.cli.command import option
+from gkd_fast.config import Config, from_dict, replace, to_dict
+from gkd_fast.config_checks import validate
+from gkd_fast.errors import InputError, RunError
+from gkd_fast.files import loading, write_json
+from gkd_fast.methods.grammar import CONTROL, parse_methods
+from gkd_fast.runs.folders import RUNS
+from gkd_fast.runs.job import Job
+from gkd_fast.study.cell import Cell, run_here, run_in_processes
+from gkd_fast.study.tables import summarise, write_report
+
+Result = dict[str, Any]
+_FILE = "study.json"
+
+# What may change when a study goes on, for it changes no figure.
+_FREE = {"output", "resume", "log_steps", "checkpoint_steps", "keep_checkpoints", "skip_teacher_check"} | {
+    "workers",
+    "prefetch",
+    "cache",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A study and the settings that its runs share."""
+
+    methods: tuple[str, ...] = ("gkd",)
+    """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --terms of gkd_fast.train; FACTOR multiplies
+    all weights of its term (published weights belong to 256 channels and images of 800 x 1333 pixels);
+    "robust" among the names sets --robust-masks. The student without a teacher is always there."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the students; the first one is the teacher's, too."""
+    jobs: int = 1
+    """Students trained at once, each in a process of its own; they share the processor's cores."""
+    config: Config = field(default_factory=Config)
+
+
+def validate_study(study: StudyConfig) -> StudyConfig:
+    """Check a study's settings and bring methods and seed into their final form.
+
+    Raises:
+        InputError: naming the option, what was expected and what was given.
+    """
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
+        raise InputError(
+            f"--seeds: expected different numbers from 0 on, got {' '.join(map(str, study.seeds)) or 'none'}"
+        )
+    if study.jobs < 1:
+        raise InputError(f"--jobs: expected a positive number, got {study.jobs}")
+    if study.config.run.dry_run:
+        raise InputError("--dry-run: expected gkd_fast.train; a study has no dry run")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("gkd_fast.study: expected to be started without torchrun; --jobs trains students side by side")
+    methods = parse_methods(study.methods)
+    for method in methods:
+        validate(dataclasses.replace(study.config, distill=method.applied(study.config.distill)))
+    config = replace(study.config, "run", seed=study.seeds[0])
+    return dataclasses.replace(study, methods=tuple(method.name for method in methods), config=config)
+
+
+def study_folder(study: StudyConfig) -> Path:
+    """The folder of a study: the given one, or the next free ``runs/study-DATA-N``; to resume, the existing one.
+
+    Raises:
+        InputError: if the folder holds a study and ``--resume`` is not set, or one of other settings.
+    """
+    run = study.config.run
+    if run.resume != "off" and (found := _found(run.output)):
+        _check_equal(found / _FILE, study.config)
+        return found
+    if run.output is None:
+        number = 1
+        while (RUNS / f"study-{study.config.data.data}-{number}").exists():
+            number += 1
+        return RUNS / f"study-{study.config.data.data}-{number}"
+    for name, content in {_FILE: "study", "config.json": "run"}.items():
+        if (run.output / name).exists():
+            raise InputError(f"--output: {run.output} holds a {content}; expected a new folder, or --resume to go on")
+    return run.output
+
+
+def stored_study(arguments: Sequence[str]) -> StudyConfig | None:
+    """The study that ``--resume`` goes on with; None for a new one.
+
+    Args:
+        arguments: a command line, ``--resume`` with its value.
+
+    Raises:
+        InputError: if there is no such study, and ``--resume auto`` does not allow a new one.
+    """
+    choice, output = option(arguments, "resume") or "off", option(arguments, "output")
+    if choice == "off":
+        return None
+    folder = _found(Path(output) if output else None)
+    if folder is None:
+        if choice == "auto":
+            return None
+        raise InputError(f"--resume: expected a study in {output or f'{RUNS}/ or --output'}, found none")
+    stored = _read(folder / _FILE)
+    return StudyConfig(
+        methods=tuple(stored["methods"]), seeds=tuple(stored["seeds"]), config=from_dict(stored["config"])
+    )
+
+
+@loading()
+def run_study(study: StudyConfig, folder: Path) -> Result:
+    """Train all that is not finished, and write ``study.json``, ``study.md`` and ``ap.svg`` after every student.
+
+    Args:
+        study: validated.
+        folder: of the study, made here.
+
+    Returns:
+        The content of ``study.json``.
+
+    Raises:
+        InputError: before any training, for input that cannot be used.
+        RunError: at the end, if students failed; the others are finished.
+        Interrupted: after SIGTERM or SIGINT.
+    """
+    job = Job(study.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"methods": list(study.methods), "seeds": list(study.seeds), "config": to_dict(study.config)}
+    if not (folder / _FILE).exists():
+        write_json(folder / _FILE, settings)
+    print(f"study folder: {folder}", flush=True)
+    teacher = _teacher(job, folder)
+    cells = _cells(study, folder)
+    failures: dict[str, str] = {}
+
+    def report() -> Result:
+        results: Result = {CONTROL: {}, **{method: {} for method in study.methods}}
+        for cell in cells:
+            if cell.result.exists():
+                results[cell.method][str(cell.seed)] = json.loads(cell.result.read_text())
+        content = {**settings, "teacher": teacher, **summarise(results), "failures": failures}
+        write_json(folder / _FILE, content)
+        write_report(content, folder)
+        return content
+
+    def ended(cell: Cell, reason: str | None) -> None:
+        name = f"{cell.method}, seed {cell.seed}"
+        if reason is not None:
+            failures[name] = reason
+            print(f"warning: {name} failed: {reason}", file=sys.stderr, flush=True)
+        else:
+            print(f"{name}: AP {100 * json.loads(cell.result.read_text())['AP']:.1f}", flush=True)
+        report()
+
+    missing = [cell for cell in cells if not cell.result.exists()]
+    if study.jobs == 1:
+        run_here(missing, ended)
+    else:
+        run_in_processes(missing, study.jobs, ended)
+    content = report()
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise RunError(
+            f"{folder}: {len(failures)} of {len(cells)} students failed, {name}: {reason}; --resume trains them again"
+        )
+    return content
+
+
+def _teacher(job: Job, folder: Path) -> Result:
+    """The figures of the teacher, which is trained and evaluated unless that is done."""
+    file = folder / "teacher" / "result.json"
+    if not file.exists():
+        teacher, figures = job.teacher(folder)
+        if figures is None:
+            job.distiller(teacher)  # checks it, and moves it to the device
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, job.evaluate(teacher))
+    return json.loads(file.read_text())
+
+
+def _cells(study: StudyConfig, folder: Path) -> list[Cell]:
+    """Seed after seed, so that a study that is not finished compares what it can."""
+    shared = replace(study.config, "run", output=None, resume="off", skip_teacher_check=True)
+    trained = folder / "teacher" / "model.pt"
+    if trained.exists():
+        shared = replace(shared, "model", teacher_checkpoint=trained)
+    cells = []
+    for seed in study.seeds:
+        config = replace(shared, "run", seed=seed)
+        cells.append(Cell(CONTROL, seed, config, folder / CONTROL / f"seed-{seed}"))
+        for method in parse_methods(study.methods):
+            own = dataclasses.replace(config, distill=method.applied(config.distill))
+            cells.append(Cell(method.name, seed, own, folder / method.name / f"seed-{seed}"))
+    return cells
+
+
+def _check_equal(file: Path, config: Config) -> None:
+    stored, given = _read(file)["config"], to_dict(config)
+    for section in ("data", "model", "distill", "optim", "run"):
+        for name, value in given[section].items():
+            before = stored[section].get(name, value)
+            if value != before and name not in _FREE:
+                start = ("seeds", "as the first ") if name == "seed" else (name.replace("_", "-"), "")
+                raise InputError(f"--{start[0]}: expected {before} {start[1]}as in {file}, got {value}")
+
+
+def _read(file: Path) -> Result:
+    try:
+        content = json.loads(file.read_text())
+        return {key: content[key] for key in ("methods", "seeds", "config")}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: expected the settings of a study; {error}") from error
+
+
+def _found(output: Path | None) -> Path | None:
+    """The study in a folder, or the newest one in runs/."""
+    files = [output / _FILE] if output else list(RUNS.glob(f"*/{_FILE}"))
+    present = [path for path in files if path.exists()]
+    return max(present, key=lambda path: path.stat().st_mtime).parent if present else None

@@ -1,0 +1,1 @@
+"""Training of one detector, alone or distilled."""

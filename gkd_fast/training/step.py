@@ -1,0 +1,186 @@
+"""One training step: forward, losses, backward, update, without waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from gkd_fast import parallel
+from gkd_fast.config import Config
+from gkd_fast.data.buckets import SizeBuckets
+from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
+from gkd_fast.distiller import Distiller
+from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.training.balance import Balance, gradient_norms
+from gkd_fast.training.compile import compile_parts, compiles
+from gkd_fast.training.distributed import data_parallel, is_sharded, prepare_student
+from gkd_fast.training.optim import build_optimizer
+from gkd_fast.training.precision import Precision, RunningStatistics
+from gkd_fast.training.readback import BadSteps
+
+_BALANCE_STEPS = 50  # between two measurements, where no other number is given
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+class TrainStep:
+    """Everything that a step changes: the detector, its optimiser, the scaler, the distiller's modules.
+
+    Args:
+        adapter: the detector to train, on the device.
+        config: of the run.
+        lr: learning rate after warm-up.
+        device: of all networks.
+        distiller: the frozen teacher, or None to train without distillation.
+        buckets: the padded sizes of batches, or None to pad every batch as little as possible.
+
+    Attributes:
+        modules: everything that is trained.
+        norms: of every term's gradient on the student's feature pyramid, if the last step measured them.
+    """
+
+    def __init__(
+        self,
+        adapter: DetectorAdapter,
+        config: Config,
+        lr: float,
+        device: torch.device,
+        distiller: Distiller | None = None,
+        buckets: SizeBuckets | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.config = config
+        self.device = device
+        self.distiller = distiller
+        self.buckets = buckets
+        prepare_student(adapter.model, distiller.modules if distiller else None, config, device)
+        self.modules = nn.ModuleDict({"detector": adapter.model})
+        if distiller:
+            self.modules["distiller"] = distiller.modules
+        self.trainable = list(self.modules.parameters())
+        teacher = list(distiller.teacher.model.parameters()) if distiller else []
+        _channels_last([*self.trainable, *teacher])
+        self.optimizer = build_optimizer(self.trainable, config.optim, lr)
+        self.together = data_parallel(self.modules, config, device)
+        self.precision = Precision(config.run, device)
+        self.statistics = RunningStatistics(adapter.model)
+        self.bad_steps = BadSteps(config.run.bad_steps, device)
+        self.balance = None
+        if distiller and config.distill.auto_balance:
+            self.balance = Balance(config.distill.balance_ratio, device)
+        self.norm_steps = config.run.grad_norm_steps or (_BALANCE_STEPS if self.balance else 0)
+        self.norms: dict[str, Tensor] = {}
+        self.steps = 0
+        self.compiler = None
+        if compiles(config.run.compile, device) and not is_sharded(self.trainable):
+            self.compiler = compile_parts(
+                adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
+            )
+
+    def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
+        """Update the weights once; a step with a number that is not finite leaves them as they are.
+
+        Args:
+            batch: uint8 images and their targets.
+            kappa: attenuation of the distillation terms.
+
+        Returns:
+            The loss terms of the global batch, float32 scalars on the device.
+
+        Raises:
+            RunError: once too many steps in a row were not finite.
+        """
+        self.statistics.save()
+        with self._compiled():
+            images, targets = self.prepare(batch)
+            own, terms = self.together(self._forward, images, targets, kappa)
+            self._measure(terms, own.features)
+            self.backward(terms)
+        values = self.update(terms, [target["image_id"] for target in batch[1]])
+        self.steps += 1
+        return dict(zip(terms, values, strict=True))
+
+    def _forward(
+        self, images: ImageList, targets: list[dict[str, Any]], kappa: float
+    ) -> tuple[StudentPass, dict[str, Tensor]]:
+        with self.precision.autocast():
+            own = self.student_pass(images, targets)
+            return own, {**own.losses, **self.distil(own, images, kappa)}
+
+    def prepare(self, batch: Batch) -> tuple[ImageList, list[dict[str, Any]]]:
+        """The padded batch and the targets, on the device."""
+        images, targets = batch
+        size = self.buckets.fit([tuple(image.shape[-2:]) for image in images]) if self.buckets else None
+        on_device = [image.to(self.device, non_blocking=True) for image in images]
+        return self.adapter.batch(on_device, size), plain_targets(targets, self.device)
+
+    def student_pass(self, images: ImageList, targets: list[dict[str, Any]]) -> StudentPass:
+        """The detector's own losses, in float32, and what distillation looks at."""
+        return self.adapter.train_pass(images, targets)
+
+    def distil(self, own: StudentPass, images: ImageList, kappa: float) -> dict[str, Tensor]:
+        """The distillation terms, in float32; none without a teacher."""
+        if self.distiller is None:
+            return {}
+        # A number would be a constant of the compiled loss, and another one every epoch.
+        return self.distiller.terms(self.adapter, own, images, kappa=torch.full((), kappa, device=self.device))[0]
+
+    def backward(self, terms: dict[str, Tensor]) -> None:
+        """Gradients of the sum of the terms."""
+        self.optimizer.zero_grad(set_to_none=True)
+        # The terms of the processes add up; DDP and FSDP2 average.
+        loss = torch.stack(list(terms.values())).sum() * parallel.world_size()
+        self.precision.scaler.scale(loss).backward()
+
+    def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Tensor:
+        """Step the optimiser where everything is finite; returns the terms [T] of the global batch."""
+        values = parallel.total(torch.stack([value.detach() for value in terms.values()]))
+        finite, bad = self.precision.update(self.optimizer, self.trainable, values, self.config.optim.clip_norm)
+        self.statistics.keep(finite)
+        self.bad_steps.add(list(terms), values, bad, image_ids)
+        return values
+
+    def _measure(self, terms: dict[str, Tensor], features: list[Tensor]) -> None:
+        """Gradient norms where it is their turn; scales the distillation terms in place where they are balanced."""
+        self.norms = {}
+        if self.norm_steps and self.steps % self.norm_steps == 0:
+            self.norms = gradient_norms(terms, features, self.precision.scaler)
+        if self.balance:
+            terms |= self.balance(terms, self.norms)
+
+    def _compiled(self) -> AbstractContextManager[None]:
+        return self.compiler.active() if self.compiler else nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on needs beside `modules` and `optimizer`."""
+        bank = self.distiller.bank if self.distiller else None
+        return {
+            "scaler": self.precision.scaler.state_dict(),
+            "bank": vars(bank.to(torch.device("cpu"))) if bank else None,
+            "pool": self.distiller.pool.state_dict() if self.distiller and self.distiller.pool else None,
+            "balance": self.balance.state_dict() if self.balance else None,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.precision.scaler.load_state_dict(state["scaler"])
+        self.steps = state["steps"]
+        if self.balance:
+            self.balance.load_state_dict(state["balance"])
+        if self.distiller and state["bank"]:
+            self.distiller.bank = PrototypeBank(**state["bank"]).to(self.device)
+        if self.distiller and self.distiller.pool:
+            self.distiller.pool.load_state_dict(state["pool"])
+
+
+def _channels_last(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.dim() == 4 and not is_sharded([parameter]):
+            # contiguous() leaves 1x1 kernels as they are, and their gradients would come in another layout.
+            parameter.data = torch.empty_like(parameter.data, memory_format=torch.channels_last).copy_(parameter.data)

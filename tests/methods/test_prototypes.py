@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gkd_fast.config import DistillConfig
+from gkd_fast.errors import InputError
+from gkd_fast.methods.gkd import Candidates, PrototypeBank, candidate_indices, generate_bank
+from gkd_fast.methods.gkd.prototypes import dense_instances, density
+
+
+def make_candidates(counts: list[int], *, levels: int = 2, side: float = 50.0) -> Candidates:
+    generator = torch.Generator().manual_seed(3)
+    total = sum(counts)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    corner = torch.rand(total, 2, generator=generator) * 100
+    return Candidates(
+        student=torch.randn(levels, total, 8, generator=generator).abs(),
+        teacher=torch.randn(levels, total, 12, generator=generator).abs(),
+        labels=labels,
+        image_ids=torch.arange(total) + 1000,
+        flipped=torch.zeros(total, dtype=torch.bool),
+        boxes=torch.cat([corner, corner + side], dim=1),
+        strides=tuple(4 * 2**level for level in range(levels)),
+    )
+
+
+def test_density_is_the_sum_over_all_pairs() -> None:
+    x = F.normalize(torch.randn(5, 7, generator=torch.Generator().manual_seed(0)), dim=1)
+    expected = [sum(math.exp(-(((1 - float(a @ b)) / 0.1) ** 2)) for b in x) for a in x]
+    torch.testing.assert_close(density(x, 0.1), torch.tensor(expected))
+
+
+def test_dense_instances_are_above_the_quantile_in_both_spaces() -> None:
+    student = F.normalize(torch.rand(50, 4, generator=torch.Generator().manual_seed(1)), dim=1)
+    teacher = F.normalize(torch.rand(50, 6, generator=torch.Generator().manual_seed(2)), dim=1)
+    config = DistillConfig(prototypes=3)
+    dense = dense_instances(student, teacher, config)
+    for space in (student, teacher):
+        rho = density(space, config.bandwidth)
+        assert (rho[dense] > rho.sort().values[20]).all()
+    both = [
+        density(space, config.bandwidth) > density(space, config.bandwidth).sort().values[20]
+        for space in (student, teacher)
+    ]
+    assert int(dense.sum()) == int((both[0] & both[1]).sum()) > 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_filters_relax_for_few_candidates(count: int) -> None:
+    x = F.normalize(torch.rand(count, 4, generator=torch.Generator().manual_seed(1)), dim=1)
+    assert dense_instances(x, x, DistillConfig()).all()
+
+
+def test_published_filters_fail_on_one_candidate() -> None:
+    x = F.normalize(torch.rand(1, 4), dim=1)
+    with pytest.raises(ValueError, match="density filter: expected at least one of 1"):
+        dense_instances(x, x, DistillConfig(relax_filters=False))
+
+
+def test_bank_keeps_unnormalised_embeddings_and_their_provenance() -> None:
+    candidates = make_candidates([40, 30, 25])
+    bank = generate_bank(candidates, ("a", "b", "c"), DistillConfig(prototypes=4))
+    assert bank.class_offsets.tolist() == [0, 4, 8, 12]
+    assert bank.strides == (4, 8)
+    for level in range(2):
+        for column in range(12):
+            row = int(bank.image_ids[level, column]) - 1000
+            assert int(candidates.labels[row]) == column // 4
+            torch.testing.assert_close(bank.student[level, column], candidates.student[level, row])
+            torch.testing.assert_close(bank.teacher[level, column], candidates.teacher[level, row])
+            torch.testing.assert_close(bank.boxes[level, column], candidates.boxes[row])
+
+
+def test_a_pick_is_never_taken_twice_and_rare_classes_get_what_they_have() -> None:
+    bank = generate_bank(make_candidates([40, 0, 3]), ("a", "none", "rare"), DistillConfig())
+    assert bank.class_offsets.tolist() == [0, 10, 10, 13]
+    for level in range(2):
+        assert len(set(bank.image_ids[level].tolist())) == 13
+
+
+def test_small_boxes_only_serve_where_there_are_no_others() -> None:
+    candidates = make_candidates([30])
+    small = torch.arange(30) % 2 == 0
+    candidates.boxes[small, 2:] = candidates.boxes[small, :2] + 20
+    bank = generate_bank(candidates, ("a",), DistillConfig())
+    assert ((bank.boxes[..., 2] - bank.boxes[..., 0]) > 30).all()
+    candidates.boxes[:, 2:] = candidates.boxes[:, :2] + 20
+    assert generate_bank(candidates, ("a",), DistillConfig()).student.shape[1] == 10
+
+
+def test_no_candidates_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match="instances of at least one class"):
+        generate_bank(make_candidates([0, 0]), ("a", "b"), DistillConfig())
+
+
+def test_bank_survives_a_file(tmp_path) -> None:
+    bank = generate_bank(make_candidates([20, 20]), ("a", "b"), DistillConfig(prototypes=4))
+    bank.save(tmp_path / "bank.pt")
+    loaded = PrototypeBank.load(tmp_path / "bank.pt")
+    assert loaded.classes == bank.classes
+    assert loaded.strides == bank.strides
+    for name in ("student", "teacher", "class_offsets", "image_ids", "boxes"):
+        assert torch.equal(getattr(loaded, name), getattr(bank, name))
+    (tmp_path / "bad.pt").write_text("no bank")
+    with pytest.raises(InputError, match=r"bad\.pt: expected a prototype bank"):
+        PrototypeBank.load(tmp_path / "bad.pt")
+
+
+def test_candidate_images_are_limited_per_class() -> None:
+    labels = [{0}] * 50 + [{0, 1}] * 5 + [set()] * 5
+    chosen = candidate_indices(labels, 10, seed=0)
+    assert sum(1 in labels[i] for i in chosen) == 5
+    assert 10 <= len(chosen) <= 15
+    assert chosen != candidate_indices(labels, 10, seed=1)
+    assert chosen == candidate_indices(labels, 10, seed=0)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gkd_fast.config import DistillConfig
+from gkd_fast.detectors import Instances, SoftPairs
+from gkd_fast.methods.gkd import Adapters, PrototypeBank, robust_distilling, robust_weights, soft_label_loss
+
+CONFIG = DistillConfig()
+
+
+def make_bank(levels: int = 3, classes: int = 3) -> PrototypeBank:
+    generator = torch.Generator().manual_seed(5)
+    offsets = torch.tensor([0, 4, 4, 7])[: classes + 1]  # the second class has no prototypes
+    count = int(offsets[-1])
+    return PrototypeBank(
+        student=torch.randn(levels, count, 6, generator=generator),
+        teacher=torch.randn(levels, count, 8, generator=generator),
+        class_offsets=offsets,
+        most=4,
+        image_ids=torch.zeros(levels, count, dtype=torch.int64),
+        boxes=torch.zeros(levels, count, 4),
+        classes=("a", "b", "c"),
+        strides=tuple(4 * 2**level for level in range(levels)),
+    )
+
+
+def make_maps(channels: int, *, levels: int = 3, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, channels, 32 >> level, 48 >> level, generator=generator) for level in range(levels)]
+
+
+def make_instances() -> Instances:
+    boxes = torch.tensor([[8.0, 8, 40, 60], [0, 0, 190, 127], [100, 20, 103, 22], [50, 50, 90, 120]])
+    return Instances(boxes, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 1, 0]))
+
+
+def test_robust_weights_follow_their_definition() -> None:
+    bank = make_bank()
+    student, teacher = torch.randn(5, 6), torch.randn(5, 8)
+    level, labels = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 2, 1, 2, 0])
+    omega = robust_weights(student, teacher, level, labels, bank)
+    for i in range(5):
+        rows = slice(int(bank.class_offsets[labels[i]]), int(bank.class_offsets[labels[i] + 1]))
+        if labels[i] == 1:
+            assert omega[i] == 1
+            continue
+        nearest = [
+            float(F.cosine_similarity(x[i][None], prototypes[level[i], rows]).max())
+            for x, prototypes in ((student, bank.student), (teacher, bank.teacher))
+        ]
+        assert float(omega[i]) == pytest.approx(1 - abs(nearest[0] - nearest[1]), abs=1e-5)
+
+
+def run(config: DistillConfig = CONFIG, *, stage: str = "two_stage", kappa: float = 1.0, instances=None):
+    student, teacher = make_maps(6), make_maps(8, seed=1)
+    for feature in student:
+        feature.requires_grad_()
+    torch.manual_seed(0)
+    adapters = Adapters(6, 8, 3)
+    terms, omega = robust_distilling(
+        student,
+        adapters(student),
+        teacher,
+        instances or make_instances(),
+        None,
+        make_bank(),
+        config,
+        stage=stage,
+        kappa=kappa,
+    )
+    return terms, omega, student, adapters
+
+
+def test_terms_scale_with_their_weights_and_with_attenuation() -> None:
+    plain, _, _, _ = run()
+    doubled, _, _, _ = run(
+        dataclasses.replace(CONFIG, global_weight=10.0, foreground_weight=2.0, background_weight=8.0)
+    )
+    halved, _, _, _ = run(kappa=0.5)
+    for name, value in plain.items():
+        assert float(value) > 0
+        torch.testing.assert_close(doubled[name], 2 * value)
+        torch.testing.assert_close(halved[name], value / 2)
+
+
+def test_one_stage_sums_the_feature_losses_over_levels() -> None:
+    two, _, _, _ = run()
+    one, _, _, _ = run(stage="one_stage")
+    for name in ("foreground", "background"):
+        torch.testing.assert_close(one[name], 3 * two[name])
+    torch.testing.assert_close(one["global"], two["global"])
+
+
+def test_gradients_reach_the_student_and_the_adapters() -> None:
+    terms, omega, student, adapters = run()
+    assert not omega.requires_grad
+    sum(terms.values()).backward()
+    for parameter in (*student, *adapters.parameters()):
+        grad = parameter.grad
+        assert grad is not None
+        assert torch.isfinite(grad).all()
+        assert (grad != 0).any()
+
+
+def test_a_batch_without_instances_distils_the_background_alone() -> None:
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    terms, omega, student, _ = run(instances=nothing)
+    assert omega.shape == (3, 0)
+    assert float(terms["global"]) == float(terms["foreground"]) == 0
+    assert float(terms["background"]) > 0
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(feature.grad).all() for feature in student)
+
+
+def test_two_stage_soft_labels_are_a_weighted_categorical_kl() -> None:
+    bank, instances = make_bank(), make_instances()
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    level = torch.tensor([0, 1, 2, 0])
+    embeddings = torch.randn(4, 6), torch.randn(4, 8)
+    soft = SoftPairs(student, teacher, torch.arange(4), level, *embeddings)
+    weights = robust_weights(*embeddings, level, instances.labels, bank)
+    p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
+    expected = (weights * 4 * (p * (p / q).log()).mean(1)).mean()
+    torch.testing.assert_close(soft_label_loss(soft, torch.ones(3, 4), instances, bank, CONFIG), expected)
+
+
+def test_one_stage_soft_labels_are_a_binary_kl_with_the_weight_of_the_instances_own_level() -> None:
+    instances = make_instances()
+    omega = torch.rand(3, 4)
+    student, teacher = torch.randn(6, 3), torch.randn(6, 3)
+    owner = torch.tensor([0, 1, 1, 3, 2, 0])
+    soft = SoftPairs(student, teacher, owner, torch.tensor([2, 0, 1, 1, 0, 0]))
+    own_level = torch.tensor([0, 1, 0, 0])  # the second box is 155 pixels wide in geometric mean: level 1
+    p, q = (teacher / 2).sigmoid(), (student / 2).sigmoid()
+    divergence = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean(1)
+    expected = (omega[own_level[owner], owner] * 4 * divergence).mean()
+    torch.testing.assert_close(soft_label_loss(soft, omega, instances, make_bank(), CONFIG), expected)
+    among_others = SoftPairs(
+        torch.cat([torch.randn(3, 3), student]),
+        torch.cat([torch.randn(3, 3), teacher]),
+        torch.cat([torch.full((3,), -1), owner]),
+        torch.zeros(9, dtype=torch.int64),
+    )
+    torch.testing.assert_close(soft_label_loss(among_others, omega, instances, make_bank(), CONFIG), expected)
+
+
+def test_equal_logits_cost_nothing() -> None:
+    logits = torch.randn(4, 5)
+    soft = SoftPairs(logits, logits, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    assert float(soft_label_loss(soft, torch.ones(3, 4), make_instances(), make_bank(), CONFIG)) == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_no_positives_cost_nothing() -> None:
+    logits = torch.zeros(0, 5, requires_grad=True)
+    empty = torch.zeros(0, dtype=torch.int64)
+    loss = soft_label_loss(
+        SoftPairs(logits, logits, empty, empty), torch.ones(3, 4), make_instances(), make_bank(), CONFIG
+    )
+    loss.backward()
+    assert float(loss) == 0
+    logits = torch.randn(5, 5, requires_grad=True)
+    nowhere = SoftPairs(logits, torch.randn(5, 5), torch.full((5,), -1), torch.zeros(5, dtype=torch.int64))
+    loss = soft_label_loss(nowhere, torch.ones(3, 4), make_instances(), make_bank(), CONFIG)
+    loss.backward()
+    assert float(loss) == float(logits.grad.abs().max()) == 0

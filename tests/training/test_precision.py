@@ -1,0 +1,142 @@
+"""Losses in float32, and steps with a number that is not finite: skipped, counted, named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import tiny_run
+from tiny_steps import CPU, make_config, make_step, weights
+
+from gkd_fast import train
+from gkd_fast.config import RunConfig
+from gkd_fast.errors import InputError, RunError
+from gkd_fast.training.optim import build_optimizer
+from gkd_fast.training.precision import Precision, RunningStatistics
+from gkd_fast.training.readback import BadSteps
+from gkd_fast.training.step import TrainStep
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+def test_losses_are_float32_under_autocast(detector: str) -> None:
+    step, batches = make_step(make_config(detector, run={"amp": True}))
+    features = []
+    step.adapter.model.backbone.register_forward_hook(lambda *call: features.extend(call[2].values()))
+    terms = step(batches[0], 1.0)
+    assert {value.dtype for value in features} == {torch.bfloat16}
+    assert {value.dtype for value in terms.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in step.trainable} == {torch.float32}
+
+
+def spoil(step: TrainStep, name: str, value: float) -> None:
+    """Multiply one distillation term."""
+    terms = step.distiller.terms
+
+    def spoilt(*arguments, **keywords):
+        found, omega = terms(*arguments, **keywords)
+        return {**found, name: found[name] * value}, omega
+
+    step.distiller.terms = spoilt
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_bad_step_changes_nothing(optimizer: str, first: bool) -> None:
+    step, batches = make_step(make_config(optim={"optimizer": optimizer}))
+    if not first:
+        step(batches[0], 1.0)
+    before = weights(step)
+    moments = [{k: v.clone() for k, v in state.items()} for state in step.optimizer.state.values()]
+    good = step.distiller.terms
+    spoil(step, "gkd_foreground", float("nan"))
+    step(batches[1], 1.0)
+    after = weights(step)
+    assert [name for name in before if not torch.equal(before[name], after[name]) and "tracked" not in name] == []
+    if not first:
+        for old, new in zip(moments, step.optimizer.state.values(), strict=True):
+            assert all(torch.equal(old[name], new[name]) for name in old)
+    step.distiller.terms = good
+    step(batches[1], 1.0)
+    assert all(value.isfinite().all() for value in weights(step).values())
+    assert any(not torch.equal(value, before[name]) for name, value in weights(step).items())
+
+
+def test_a_skipped_first_step_leaves_no_trace_in_the_momentum() -> None:
+    results = []
+    for skip in (True, False):
+        parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        optimizer = build_optimizer([parameter], make_config(optim={"optimizer": "sgd"}).optim, 0.1)
+        if skip:
+            parameter.grad = torch.tensor([float("nan"), 1.0])
+            optimizer.found_inf = torch.tensor(1.0)
+            optimizer.step()
+        optimizer.found_inf = torch.tensor(0.0)
+        parameter.grad = torch.tensor([0.5, -0.5])
+        optimizer.step()
+        results.append(parameter.detach().clone())
+    assert torch.equal(*results)
+
+
+def test_running_statistics_survive_a_bad_batch() -> None:
+    norm = torch.nn.BatchNorm2d(3)
+    statistics = RunningStatistics(norm)
+    for value, finite in ((1.0, True), (float("nan"), False)):
+        before = norm.running_mean.clone()
+        statistics.save()
+        norm(torch.full((2, 3, 4, 4), value))
+        statistics.keep(torch.tensor(finite))
+        assert torch.equal(norm.running_mean, before) is not finite
+    assert norm.running_mean.isfinite().all()
+
+
+def test_clipping_leaves_the_norm_at_its_limit() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = build_optimizer([parameter], make_config(optim={"optimizer": "sgd"}).optim, 1.0)
+    parameter.grad = torch.tensor([30.0, 40.0])
+    finite, bad = Precision(RunConfig(), CPU).update(optimizer, [parameter], torch.ones(3), 5.0)
+    assert finite
+    assert not bad
+    torch.testing.assert_close(parameter.detach(), torch.tensor([-3.0, -4.0]))
+
+
+def test_bad_steps_in_a_row_end_the_run_with_the_term_and_the_images() -> None:
+    watch = BadSteps(3, CPU)
+    names = ["loss_box", "gkd_global"]
+    wrong = torch.tensor([1.0, float("nan")])
+    yes, no = torch.tensor(True), torch.tensor(False)
+    for bad in (yes, yes, no, yes, yes):
+        watch.add(names, wrong if bad else torch.ones(2), bad, [1, 2])
+    with pytest.raises(RunError, match=r"got gkd_global not finite and 3 bad steps in a row .* images 7, 9; they"):
+        watch.add(names, wrong, yes, [7, 9])
+
+
+def test_a_gradient_that_is_not_finite_is_called_so() -> None:
+    with pytest.raises(RunError, match="got a gradient not finite"):
+        BadSteps(1, CPU).add(["loss_box"], torch.ones(1), torch.tensor(True), [0])
+
+
+def test_the_run_stops_and_its_last_checkpoint_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = tiny_run("--log-steps 1 --checkpoint-steps 1 --bad-steps 2", train=16, val=4, side=96)
+    distil = TrainStep.distil
+
+    def spoilt(self: TrainStep, *arguments):
+        terms = distil(self, *arguments)
+        return {name: value * float("inf") for name, value in terms.items()} if broken and self.steps >= 5 else terms
+
+    broken = True
+    monkeypatch.setattr(TrainStep, "distil", spoilt)
+    with pytest.raises(RunError, match=r"gkd_global and gkd_foreground and .* 2 bad steps in a row"):
+        train.main([*options, "--output", str(tmp_path / "run")])
+    broken = False
+    train.main(["--resume", "--output", str(tmp_path / "run")])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["phase"] == "distilled" and "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    assert steps[-1]["loss"] < float("inf")
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        Precision(RunConfig(amp=True, amp_dtype="fp16"), CPU)

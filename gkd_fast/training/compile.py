@@ -65,7 +65,8 @@ def _varying_rows(
 ) -> list[tuple[Tensor, int]]:
     """What changes from step to step in the arguments of `robust_distilling`: instances, logits and prototypes."""
     per_row = [*vars(instances).values(), *(vars(soft).values() if soft else ())]
-    return [(tensor, 0) for tensor in per_row if tensor is not None] + [(bank.student, 1), (bank.teacher, 1)]
+    rows = [(tensor, 0) for tensor in per_row if isinstance(tensor, Tensor)]
+    return rows + [(bank.student, 1), (bank.teacher, 1)]
 
 
 class Compiler:

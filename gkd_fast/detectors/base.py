@@ -146,18 +146,3 @@ def pyramid_strides(batch_shape: torch.Size, features: list[Tensor]) -> list[int
         exact = quotient == 2 ** round(math.log2(quotient)) and feature.shape[side] > 1
         strides.append(int(quotient) if exact or not strides else 2 * strides[-1])
     return strides
-
-
-def float_outputs(module: nn.Module) -> None:
-    """Make a head return float32 under autocast, so that losses and box decoding run in float32."""
-    module.register_forward_hook(lambda _module, _inputs, output: _to_float(output))
-
-
-def _to_float(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_float(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _to_float(item) for name, item in value.items()}
-    return value

@@ -88,18 +88,3 @@ def level_anchors(generator: AnchorGenerator, images: ImageList, features: list[
     per_cell = generator.num_anchors_per_location()
     counts = [f.shape[-2] * f.shape[-1] * number for f, number in zip(features, per_cell, strict=True)]
     return list(generator(images, features)[0].split(counts))
-
-
-def float_outputs(module: nn.Module) -> None:
-    """Make a head return float32 under autocast, so that losses and box decoding run in float32."""
-    module.register_forward_hook(lambda _module, _inputs, output: _to_float(output))
-
-
-def _to_float(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_float(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _to_float(item) for name, item in value.items()}
-    return value

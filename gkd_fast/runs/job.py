@@ -151,7 +151,7 @@ class Job:
             rate = Trainer(adapter, data.train, phase, config, self.device, distiller).fit()
             save_detector(model_file, model, self.specs[role], data.classes, to_dict(config))
             parallel.barrier()
-            model = adapt(load_detector(model_file).build().to(self.device)).model  # whole again where it was sharded
+            model = load_detector(model_file).build().to(self.device)  # whole again where it was sharded
             result = self.evaluate(model)
             result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
             write_json(result_file, result)
@@ -216,7 +216,13 @@ def _load_given(
 
 def evaluate_detector(config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device) -> Result:
     """COCO figures, and for VOC data the mAP of both rules."""
-    detections = detect(model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device)
+    detections = detect(
+        adapt(model).opened(),
+        dataset,
+        batch_size=config.optim.batch_size,
+        workers=config.data.workers,
+        device=device,
+    )
     return parallel.from_main(_figures(config, dataset, detections) if parallel.is_main() else {})
 
 

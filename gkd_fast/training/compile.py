@@ -66,7 +66,7 @@ def _varying_rows(
     """What changes from step to step in the arguments of `robust_distilling`: instances, logits and prototypes."""
     per_row = [*vars(instances).values(), *(vars(soft).values() if soft else ())]
     rows = [(tensor, 0) for tensor in per_row if isinstance(tensor, Tensor)]
-    return rows + [(bank.student, 1), (bank.teacher, 1)]
+    return [*rows, (bank.student, 1), (bank.teacher, 1)]
 
 
 class Compiler:

@@ -28,6 +28,7 @@ from gkd_fast.methods.gkd.prototypes import merged
 from gkd_fast.methods.gkd.rings import candidates_from
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 from gkd_fast.pyramids import BASE_SIZE, infer_strides, pool, resized
+from gkd_fast.ranges import check_ranges
 from gkd_fast.watching import Run, Watched
 
 Logits = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -110,10 +111,9 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         _check_choices(boxes=(boxes, FORMATS), stage=(stage, ("one_stage", "two_stage")))
-        settings = settings or Settings()
-        self.settings = resolved(
-            dataclasses.replace(settings, method=settings.method if method is None else method, **changes)
-        )
+        settings = dataclasses.replace(settings or Settings(), **changes)
+        check_ranges(settings, str)
+        self.settings = resolved(settings if method is None else dataclasses.replace(settings, method=method))
         names = self.settings.method.split("+")
         self.offered = _offered(detectors, anchors=anchors, logits=logits)
         check_needs(names, self.offered)

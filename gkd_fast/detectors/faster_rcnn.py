@@ -10,15 +10,13 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from gkd_fast import ops, parallel
 from gkd_fast.detectors.base import (
-    Instances,
-    SoftPairs,
     StudentPass,
-    image_numbers,
     level_anchors,
     normalised_batch,
 )
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.sampling import ImageSampler
+from gkd_fast.instances import Instances, SoftPairs, image_numbers
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 

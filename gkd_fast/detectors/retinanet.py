@@ -10,13 +10,13 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from gkd_fast import parallel
 from gkd_fast.detectors.base import (
-    SoftPairs,
     StudentPass,
     ground_truth_instances,
     level_anchors,
     normalised_batch,
 )
 from gkd_fast.detectors.opened import Float32, with_parts
+from gkd_fast.instances import SoftPairs
 
 
 class RetinaNetAdapter:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.machine import describe, product_floor
-from bench.passes import peak_extra_bytes
-from bench.run import _Parser, _writable
-from bench.step_loops import VARIANTS, Loop, Scale, make_config, make_data, make_loop
+from bench.measuring.machine import describe, product_floor
+from bench.measuring.options import Parser, is_writable
+from bench.measuring.passes import peak_extra_bytes
+from bench.step.loops import VARIANTS, Loop, Scale, make_config, make_data, make_loop
 from gkd_fast.data.loader import build_loader
 from gkd_fast.detectors import StudentPass
 from gkd_fast.methods.gkd import collect_candidates, generate_bank
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m bench.step", description="Speed and memory of one training step.")
+    parser = Parser(prog="python -m bench.step", description="Speed and memory of one training step.")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="V")
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of every loop (default: 5)")
@@ -116,7 +116,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.steps < 1:
         parser.error(f"argument --steps: expected a positive number, got {options.steps}")
-    if options.json and not _writable(options.json):
+    if options.json and not is_writable(options.json):
         parser.error(f"argument --json: expected a file in a folder that can be written to, got {options.json}")
     return options
 
@@ -331,7 +331,3 @@ def measure_scaling(steps: int) -> dict[str, Any]:
     ratio = rates[2] / rates[1]
     text = f"{rates[1]:.2f} images/s with one process, {rates[2]:.2f} with two: {ratio:.2f} times"
     return {"one": rates[1], "two": rates[2], "ratio": ratio, "text": text}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

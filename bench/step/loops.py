@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from bench import published
+from bench.operators import published
 from gkd_fast.config import Config, replace
 from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.machine import describe, product_floor
-from bench.passes import peak_extra_bytes
-from bench.run import _Parser, _writable
-from bench.step_loops import VARIANTS, Loop, Scale, make_config, make_data, make_loop
+from bench.measuring.machine import describe, product_floor
+from bench.measuring.options import Parser, is_writable
+from bench.measuring.passes import peak_extra_bytes
+from bench.step.loops import VARIANTS, Loop, Scale, make_config, make_data, make_loop
 from gkd_fast.data.loader import build_loader
 from gkd_fast.detectors import StudentPass
-from gkd_fast.methods.gkd import collect_candidates, generate_bank
+from gkd_fast.methods.gkd import ClassRings, generate_bank
+from gkd_fast.training.distilling import build_distiller, embed_ground_truth, freeze_teacher, passed_batches
 from gkd_fast.training.step import Batch
 
 DETECTORS = ("faster_rcnn", "retinanet")
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m bench.step", description="Speed and memory of one training step.")
+    parser = Parser(prog="python -m bench.step", description="Speed and memory of one training step.")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="V")
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=list(DETECTORS), metavar="NAME")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of every loop (default: 5)")
@@ -116,7 +117,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.steps < 1:
         parser.error(f"argument --steps: expected a positive number, got {options.steps}")
-    if options.json and not _writable(options.json):
+    if options.json and not is_writable(options.json):
         parser.error(f"argument --json: expected a file in a folder that can be written to, got {options.json}")
     return options
 
@@ -142,7 +143,7 @@ def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int
     loader = build_loader(data, batch_size=scale.batch, shuffle=True, seed=0, workers=0)
     autocast = loop.precision.autocast if loop.precision else nullcontext
     candidates = list(build_loader(data, batch_size=scale.batch, shuffle=False, seed=0, workers=0))[:4]
-    loop.distiller.refresh(loop.adapter, candidates)
+    loop.distiller.refresh(passed_batches(loop.adapter, candidates, torch.device("cpu")))
     batches = _cycle(loader)
     for _ in range(2):  # caches, compilation
         loop(next(batches), 1.0)
@@ -201,12 +202,10 @@ def _parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
     gradients enter the student's backward pass.
     """
     clock = Clock()
-    teacher = loop.distiller.teacher
-    for name in ("pyramid", "classify"):
-        if hasattr(teacher, name):
-            setattr(
-                teacher, name, clock.timed("teacher", getattr(type(teacher), name).__get__(teacher), "distillation")
-            )
+    teacher = loop.distiller.detectors[1]
+    timed = [(loop.distiller, "_teach"), *([(teacher, "classify")] if hasattr(teacher, "classify") else [])]
+    for owner, name in timed:
+        setattr(owner, name, clock.timed("teacher", getattr(owner, name), "distillation"))
     with loop._compiled():
         with clock.part("data"):
             batch = next(batches)
@@ -226,8 +225,8 @@ def _parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
             torch.autograd.backward([total, *(root for root, _ in pairs)], [None, *(grad for _, grad in pairs)])
     with clock.part("optimizer"):
         loop.update({**own.losses, **distilled}, [target["image_id"] for target in targets])
-    for name in ("pyramid", "classify"):
-        teacher.__dict__.pop(name, None)
+    for owner, name in timed:
+        delattr(owner, name)
     return clock.seconds
 
 
@@ -242,17 +241,19 @@ def _cut(own: StudentPass) -> tuple[StudentPass, list[Tensor], list[Tensor]]:
 
 
 def _collect(loop: Loop, batches: Sequence[Batch]) -> Any:
-    return collect_candidates(loop.adapter, loop.distiller.teacher, batches, loop.distiller.config, torch.device("cpu"))
+    teacher, settings = loop.distiller.detectors[1], loop.distiller.settings
+    return embed_ground_truth(loop.adapter, teacher, batches, settings, torch.device("cpu"))
 
 
 def _harvest_seconds(loop: Loop, batches: Iterator[Batch]) -> float:
-    """Seconds that filling the pool takes in a step."""
-    batch = next(batches)
-    loop.distiller.harvest({target["image_id"]: len(target["labels"]) for target in batch[1]})
+    """Seconds that filling the rings takes in a step."""
+    distiller = loop.distiller
+    distiller.rings = ClassRings(len(distiller.classes), distiller.settings.capacity)
     clock = Clock()
-    loop.distiller.pool.add = clock.timed("data", loop.distiller.pool.add, "teacher")
-    loop(batch, 1.0)
-    loop.distiller.pool = None
+    distiller._remember = clock.timed("data", distiller._remember, "teacher")
+    loop(next(batches), 1.0)
+    del distiller._remember
+    distiller.rings = None
     return clock.seconds["data"]
 
 
@@ -266,7 +267,7 @@ def _generate_seconds(loop: Loop, batches: Sequence[Batch]) -> float:
         noisy[name] = space * (1 + 0.1 * torch.rand_like(space))
     same = {name: torch.cat([getattr(found, name)] * times) for name in ("labels", "image_ids", "boxes", "flipped")}
     many = dataclasses.replace(found, **noisy, **same)
-    return _seconds(lambda: generate_bank(many, loop.distiller.classes, loop.distiller.config))
+    return _seconds(lambda: generate_bank(many, loop.distiller.classes, loop.distiller.settings))
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -291,7 +292,6 @@ def _worker(steps: int, scale: Scale) -> dict[str, Any]:
     """Images a second of all processes together, in one of them."""
     from gkd_fast import parallel
     from gkd_fast.detectors import adapt, build_detector, specs
-    from gkd_fast.distiller import Distiller
     from gkd_fast.training.distributed import process_group
     from gkd_fast.training.step import TrainStep
 
@@ -302,14 +302,16 @@ def _worker(steps: int, scale: Scale) -> dict[str, Any]:
         config = make_config("faster_rcnn", scale, amp=True, compiled=False)
         torch.manual_seed(0)
         teacher, student = (build_detector(spec, len(data.classes)).train() for spec in specs(config))
-        distiller = Distiller(adapt(teacher), config.model.student_channels, data.classes, config.distill, device)
-        step = TrainStep(adapt(student), config, 1e-4, device, distiller)
+        freeze_teacher(teacher, device)
+        adapter = adapt(student)
+        distiller = build_distiller(adapt(teacher), adapter, data.classes, config.distill)
+        step = TrainStep(adapter, config, 1e-4, device, distiller)
         world = parallel.world_size()
         loader = build_loader(
             data, batch_size=scale.batch * world, shuffle=True, seed=0, workers=0, share=(parallel.rank(), world)
         )
         batches = _cycle(loader)
-        distiller.refresh(step.adapter, [next(batches)], images=list(range(len(data))))
+        distiller.refresh(passed_batches(step.adapter, [next(batches)], device), images=list(range(len(data))))
         student.train()
         for _ in range(2):
             step(next(batches), 1.0)
@@ -331,7 +333,3 @@ def measure_scaling(steps: int) -> dict[str, Any]:
     ratio = rates[2] / rates[1]
     text = f"{rates[1]:.2f} images/s with one process, {rates[2]:.2f} with two: {ratio:.2f} times"
     return {"one": rates[1], "two": rates[2], "ratio": ratio, "text": text}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

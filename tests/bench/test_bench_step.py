@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from bench.step import measure as step
-from bench.step.loops import Scale, make_data, make_loop
+from bench.step.loops import Loop, Scale, make_data, make_loop
 from gkd_fast.data.loader import build_loader
+from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.training.distilling import passed_batches
+from gkd_fast.training.step import Batch
 
 TINY = Scale(
     teacher="resnet18", student="resnet18", side=96, batch=2, channels=16, head=32, proposals=20, rois=16, images=8
@@ -52,6 +55,10 @@ def test_the_table_has_a_line_a_row(rows: list[step.Row]) -> None:
     assert "harvest" in lines[0]
 
 
+def refreshed(loop: Loop, batches: list[Batch]) -> PrototypeBank:
+    return loop.distiller.refresh(passed_batches(loop.adapter, batches, torch.device("cpu")))
+
+
 @pytest.mark.parametrize("detector", step.DETECTORS)
 def test_the_loops_compute_the_same_terms_and_gradients(detector: str) -> None:
     data = make_data(TINY)
@@ -59,7 +66,7 @@ def test_the_loops_compute_the_same_terms_and_gradients(detector: str) -> None:
     found = []
     for variant in "ab":
         loop = make_loop(variant, detector, TINY, data.classes)
-        bank = found[0][2] if found else loop.distiller.refresh(loop.adapter, [batch, other])
+        bank = found[0][2] if found else refreshed(loop, [batch, other])
         loop.distiller.bank = bank
         images, targets = loop.prepare(batch)
         torch.manual_seed(3)
@@ -81,7 +88,7 @@ def test_the_parts_end_with_the_gradients_of_a_whole_step() -> None:
     gradients = []
     for whole in (True, False):
         loop = make_loop("b", "faster_rcnn", TINY, data.classes)
-        loop.distiller.refresh(loop.adapter, batches)
+        refreshed(loop, batches)
         torch.manual_seed(3)
         if whole:
             loop(batches[0], 1.0)

@@ -301,8 +301,8 @@ def _worker(steps: int, scale: Scale) -> dict[str, Any]:
         data = make_data(scale)
         config = make_config("faster_rcnn", scale, amp=True, compiled=False)
         torch.manual_seed(0)
-        teacher, student = (build_detector(spec, len(data.classes)).train() for spec in specs(config))
-        distiller = Distiller(adapt(teacher), config.model.student_channels, data.classes, config.distill, device)
+        teacher, student = (build_detector(spec, len(data.classes)).train() for spec in specs(config.model))
+        distiller = Distiller(adapt(teacher), config.model.student.channels, data.classes, config.distill, device)
         step = TrainStep(adapt(student), config, 1e-4, device, distiller)
         world = parallel.world_size()
         loader = build_loader(

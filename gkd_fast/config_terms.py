@@ -7,8 +7,10 @@ belong to pyramids of 256 channels and images of 800 x 1333 pixels; losses that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from gkd_fast.errors import InputError
+from gkd_fast.options import MAIN, Alias
 
 TERMS = ("gkd", "fgfi", "defeat", "fbkd", "rkd", "cwd", "pkd", "fgd", "mgd", "crosskd")
 MASKED_TERMS = ("fgfi", "defeat", "fgd")
@@ -19,7 +21,7 @@ ONE_STAGE_TERMS = ("crosskd",)
 class TermConfig:
     """Which methods distil, and the weights of those that are not global knowledge."""
 
-    terms: str = "gkd"
+    terms: Annotated[str, MAIN, Alias("method")] = "gkd"
     """Distillation methods, joined by "+": gkd (global knowledge), fgfi, defeat, fbkd, rkd, cwd, pkd, fgd, mgd,
     crosskd (RetinaNet only)."""
     robust_masks: bool = False

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_fast.config import PUBLISHED_DISTILL, DistillConfig
+from gkd_fast.config import DistillConfig
 from gkd_fast.detectors import Instances, SoftPairs
 from gkd_fast.methods.gkd.bank import PrototypeBank
+from gkd_fast.presets import PUBLISHED_DISTILL
 
 FOLDER = Path(os.environ.get("GKD_GOLDEN_DIR") or Path(__file__).parent / "golden_vectors")
 

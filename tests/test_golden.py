@@ -12,9 +12,10 @@ from golden import FOLDER, Golden
 from torch import Tensor
 
 from gkd_fast import ops
-from gkd_fast.config import PUBLISHED_DISTILL, DistillConfig
+from gkd_fast.config import DistillConfig
 from gkd_fast.methods.gkd.prototypes import dense_instances
 from gkd_fast.methods.gkd.robust import robust_distilling
+from gkd_fast.presets import PUBLISHED_DISTILL
 
 FILES = sorted(FOLDER.glob("*.npz"))
 LOSSES = [path for path in FILES if "stage" in np.load(path)]

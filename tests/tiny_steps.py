@@ -7,19 +7,20 @@ from typing import Any
 import torch
 from tiny_runs import TINY_MODEL
 
-from gkd_fast.config import Config, replace
+from gkd_fast.config import PLAIN, Config, replace
 from gkd_fast.data import Scenes
 from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import adapt, build_detector, specs
 from gkd_fast.distiller import Distiller
+from gkd_fast.options import changed
 from gkd_fast.training.step import Batch, TrainStep
 
 CPU = torch.device("cpu")
 
 
 def make_config(detector: str = "faster_rcnn", **sections: dict[str, Any]) -> Config:
-    config = replace(Config(), "model", detector=detector, **TINY_MODEL)
+    config = changed(PLAIN, {"detector": detector, **TINY_MODEL})
     for section, values in sections.items():
         config = replace(config, section, **values)
     return config
@@ -37,12 +38,12 @@ def make_step(config: Config, *, distilled: bool = True) -> tuple[TrainStep, lis
     """A step with prototypes, and two batches."""
     torch.manual_seed(0)
     data = make_data()
-    teacher_spec, student_spec = specs(config)
+    teacher_spec, student_spec = specs(config.model)
     student = adapt(build_detector(student_spec, len(data.classes)))
     distiller = None
     if distilled:
         teacher = adapt(build_detector(teacher_spec, len(data.classes)))
-        distiller = Distiller(teacher, config.model.student_channels, data.classes, config.distill, CPU)
+        distiller = Distiller(teacher, config.model.student.channels, data.classes, config.distill, CPU)
     batches = make_batches(data)
     step = TrainStep(student, config, 1e-3, CPU, distiller)
     if distiller:

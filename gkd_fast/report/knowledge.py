@@ -15,7 +15,7 @@ from gkd_fast.data.scenes import CONDITIONS
 from gkd_fast.detectors import adapt
 from gkd_fast.evaluation.detect import detect_image
 from gkd_fast.methods.gkd import PrototypeBank, collect_candidates
-from gkd_fast.predict import class_colours
+from gkd_fast.predict.drawing import class_colours
 from gkd_fast.report.pictures import Gallery, boxed, evenly, symbol
 from gkd_fast.report.runs import Run
 

@@ -18,6 +18,7 @@ from gkd_fast.config import Config, to_dict
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorSpec, adapt, build_detector, detector_from_weights, specs
+from gkd_fast.detectors.settings import NetworkConfig
 from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.coco import evaluate_coco
@@ -92,7 +93,7 @@ class Job:
         self.device = resolve_device(config.run.device)
         self.data = prepare_data(config)
         self.specs, self.given = {}, {}
-        for role, spec in zip(("teacher", "student"), specs(config), strict=True):
+        for role, spec in zip(("teacher", "student"), specs(config.model), strict=True):
             self.given[role], self.specs[role] = _load_given(config, role, spec, self.data.classes)
             first = self.given[role] or self._first(role)
         self.student_channels = first.backbone.out_channels
@@ -132,7 +133,7 @@ class Job:
         """The network of a role before its first step."""
         if self.given[role] is not None:
             return copy.deepcopy(self.given[role])
-        weights = getattr(self.config.model, f"{role}_weights")
+        weights = getattr(self.config.model, role).weights
         return build_detector(self.specs[role], len(self.data.classes), weights=weights)
 
     def _train(self, phase: Phase, role: str, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
@@ -193,7 +194,8 @@ def _load_given(
     config: Config, role: str, spec: DetectorSpec, classes: tuple[str, ...]
 ) -> tuple[nn.Module | None, DetectorSpec]:
     """A finished ``teacher`` or ``student`` where one is given, else None."""
-    path, weights = (getattr(config.model, f"{role}_{kind}") for kind in ("checkpoint", "weights"))
+    own: NetworkConfig = getattr(config.model, role)
+    path, weights = own.checkpoint, own.weights
     if path:
         checkpoint = load_detector(path)
         if checkpoint.classes != classes:

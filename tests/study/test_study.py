@@ -15,8 +15,7 @@ import pytest
 import torch
 from tiny_runs import tiny_run
 
-from gkd_fast import train
-from gkd_fast.cli import study
+from gkd_fast.cli import study, train
 from gkd_fast.config import DistillConfig
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.methods.grammar import Method
@@ -182,7 +181,7 @@ def test_other_settings_than_the_stored_ones_are_refused(finished: Path, options
         ("--seed 1", "--seed: expected --seeds"),
         ("--terms gkd", "--terms: expected --methods"),
         ("--jobs 0", "--jobs: expected a positive number, got 0"),
-        ("--dry-run", "--dry-run: expected gkd_fast.train"),
+        ("--dry-run", "--dry-run: expected gkd-fast train"),
         ("--lr -1", "--lr: expected a positive number"),
         ("--resume", "--resume: expected a study in runs/ or --output, found none"),
         ("--teacher-checkpoint none.pt", r"none\.pt: expected a checkpoint file"),

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from gkd_fast import train
-from gkd_fast.cli.command import run_command
+from gkd_fast.cli import train
 from gkd_fast.methods.gkd import prototypes
+from gkd_fast.runs.exits import run_command
 from gkd_fast.training import states
 from gkd_fast.training.trainer import Trainer
 

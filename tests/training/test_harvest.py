@@ -10,7 +10,7 @@ import torch
 from tiny_runs import tiny_run
 from tiny_steps import CPU, make_batches, make_config, make_data, make_step
 
-from gkd_fast import train
+from gkd_fast.cli import train
 from gkd_fast.methods.gkd import PrototypeBank, collect_candidates, generate_bank
 from gkd_fast.methods.gkd.harvest import CandidatePool
 from gkd_fast.training.step import TrainStep

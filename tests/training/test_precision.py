@@ -10,7 +10,7 @@ import torch
 from tiny_runs import tiny_run
 from tiny_steps import CPU, make_config, make_step, weights
 
-from gkd_fast import train
+from gkd_fast.cli import train
 from gkd_fast.config import RunConfig
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.training.optim import build_optimizer

@@ -163,11 +163,8 @@ class Trainer:
             with replacing(self.phase.folder / "prototypes.pt") as temporary:
                 bank.save(temporary)
         seconds = round(time.perf_counter() - started, 3)
-        self._write(
-            "prototypes",
-            epoch,
-            {"count": bank.student.shape[1], **({} if images is None else {"images": images}), "seconds": seconds},
-        )
+        looked_at = {} if images is None else {"images": images}
+        self._write("prototypes", epoch, {"count": bank.student.shape[1], **looked_at, "seconds": seconds})
 
     def _harvested(self) -> bool:
         """Whether the steps of any process have given candidates."""

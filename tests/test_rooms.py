@@ -23,6 +23,7 @@ ROOMS = (
     "config",
     "integrations",
     "distiller",
+    "asking",
     "methods",
     "evaluation",
     "detectors data",

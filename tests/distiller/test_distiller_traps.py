@@ -154,6 +154,17 @@ def test_mixed_precision_with_a_float32_level() -> None:
     assert all(p.grad.isfinite().all() for p in student.parameters())
 
 
+def test_a_network_of_bfloat16_weights() -> None:
+    _, student, distiller = make_pair(method="gkd+cwd")
+    student.bfloat16()
+    for seed in range(4):
+        images = make_images(seed=seed)
+        loss = own_loss(student(images.bfloat16()))
+        terms = distiller(images, *make_boxes(seed=seed))
+        (loss + sum(terms.values())).backward()
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
+
+
 def test_a_checkpoint_that_passes_gradients_on() -> None:
     _, plain_student, plain_distiller = make_pair()
     _, student, distiller = make_pair()

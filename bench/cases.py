@@ -15,8 +15,8 @@ from bench.case import Case, Implementation, Setting, fused, implementations, on
 from bench.shapes import Shape, make_boxes, make_generator, make_pyramid, make_samples
 from bench.work import computed, covered_bytes, map_bytes, moved, tensor_bytes
 from gkd_fast import ops
-from gkd_fast.config import DistillConfig
-from gkd_fast.detectors import Instances, SoftPairs
+from gkd_fast.instances import Instances, SoftPairs
+from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import PrototypeBank, robust_distilling
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
@@ -233,7 +233,7 @@ def _distill_loss(setting: Setting) -> Case:
             instances,
             soft,
             bank,
-            DistillConfig(),
+            Settings(),
             **settings,
         ),
         # Pooling reads the covered cells of two pyramids and writes the student's gradient; imitation reads

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gkd_fast.config import DistillConfig
-from gkd_fast.detectors import Instances, SoftPairs
+from gkd_fast.instances import Instances, SoftPairs
+from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import PrototypeBank, soft_label_loss
 
 
@@ -156,7 +156,7 @@ def robust_distilling(
     instances: Instances,
     soft: SoftPairs,
     bank: PrototypeBank,
-    config: DistillConfig,
+    config: Settings,
     *,
     stage: str,
     kappa: float,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import MultiScaleRoIAlign, box_iou
+from torchvision.ops import box_iou
 
 from bench import published
 from gkd_fast.config import PLAIN, Config, replace
@@ -168,10 +168,12 @@ def _as_torchvision(model: nn.Module) -> DetectorAdapter:
     """The adapter with torchvision's own RoIAlign and losses."""
     if not hasattr(model, "roi_heads"):
         return _PlainRetinaNet(model)
-    pool = model.roi_heads.box_roi_pool
-    adapter = FasterRCNNAdapter(model)
-    model.roi_heads.box_roi_pool = MultiScaleRoIAlign(pool.featmap_names, pool.output_size, pool.sampling_ratio)
-    return adapter
+    return _PlainFasterRCNN(model)
+
+
+class _PlainFasterRCNN(FasterRCNNAdapter):
+    def _roi_align(self) -> nn.Module:
+        return self.model.roi_heads.box_roi_pool
 
 
 class _PlainRetinaNet(RetinaNetAdapter):

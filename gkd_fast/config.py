@@ -11,71 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from gkd_fast.config_terms import TermConfig, validate_terms
 from gkd_fast.data.settings import DataConfig
+from gkd_fast.detectors.detection import OFFERED
 from gkd_fast.detectors.settings import ModelConfig
 from gkd_fast.errors import InputError
+from gkd_fast.methods import Method, Settings, check_needs
 from gkd_fast.options import MAIN, changed, check_options, options_of, values_of
-from gkd_fast.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillConfig(TermConfig):
-    """The distillation methods; here global knowledge: prototype generation (PGM) and robust distilling (RDM)."""
-
-    prototypes: Annotated[int, POSITIVE] = 10
-    """Prototypes of every class and level."""
-    alpha: Annotated[float, NOT_NEGATIVE] = 10.0
-    """Weight of the agreement between both spaces in the joint matching pursuit."""
-    bandwidth: Annotated[float, POSITIVE] = 0.1
-    """Bandwidth of the candidates' density, in units of cosine distance."""
-    density_quantile: Annotated[float, FRACTION] = 0.4
-    """Fraction of the candidates of least density that are dropped, in each space."""
-    min_box: Annotated[float, NOT_NEGATIVE, MAIN] = 30.0
-    """Candidates are wider and higher than this, in pixels of the resized image."""
-    candidate_images: Annotated[int, POSITIVE] = 800
-    """Most images from which the candidates of one class are taken."""
-    refresh_epochs: Annotated[int, POSITIVE] = 1
-    """Epochs between two generations of the prototypes."""
-    prototypes_from: Literal["pass", "harvest"] = "pass"
-    """Where the candidates are embedded: in a pass of their own over the candidate images, or in the training steps
-    of the epochs before (no extra cost, features as they were then; the first generation is by a pass)."""
-    relax_filters: bool = True
-    """Where min_box and density leave a class fewer candidates than prototypes, take the best of the rest
-    (off: the published code, which fails there)."""
-    repeat_picks: bool = False
-    """Let the matching pursuit pick an instance twice (on: the published code)."""
-    student_statistics: Literal["batch", "running"] = "batch"
-    """Batch normalisation of the student while prototypes are generated: by the batch, as in its training steps,
-    or by the running statistics, as in the published code, which starts from a finished student."""
-    positive_weights: bool = True
-    """Count negative robust weights as 0 (off: the published code, where they drive the student from the teacher)."""
-    negative: Literal["clamp", "mirror"] = "clamp"
-    """Coordinates below zero: clamped, or mirrored as in the published code."""
-    overlap: Literal["max", "last"] = "max"
-    """Overlapping boxes in the weight map: the largest weight wins, or the last box (published code)."""
-    one_stage_soft: Literal["matched", "published"] = "matched"
-    """One-stage soft labels: every anchor with its own weight and a sigmoid KL, or as published
-    (image-major weights beside level-major logits, softmax KL)."""
-    global_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 5.0
-    """Weight of the global loss (prototype discrepancy); 0 turns it off."""
-    foreground_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 1.0
-    """Weight of the foreground feature imitation."""
-    background_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 4.0
-    """Weight of the background feature imitation."""
-    soft_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 1.0
-    """Weight of the soft-label loss."""
-    temperature: Annotated[float, POSITIVE] = 2.0
-    """Temperature of the soft labels."""
-    attenuation: bool = True
-    """Multiply the global and the feature losses by 1 - epoch / epochs."""
-    adapter_relu: bool = False
-    """ReLU behind the 1x1 convolution that adapts the student's features."""
-    auto_balance: bool = False
-    """Scale every distillation term so that the norm of its gradient on the student's feature pyramid is
-    balance_ratio times that of the detector's own losses (measured every grad_norm_steps, or every 50 steps)."""
-    balance_ratio: Annotated[float, POSITIVE] = 0.25
-    """Gradient norm of a balanced distillation term, as a fraction of that of the detector's own losses."""
+from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +113,7 @@ class Config:
     """Named settings to start from, comma-separated; later ones win, single options win over all."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    distill: DistillConfig = field(default_factory=lambda: DistillConfig(**SCENES_DISTILL))
+    distill: Settings = field(default_factory=lambda: Settings(**SCENES_DISTILL))
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -179,7 +121,7 @@ class Config:
 SECTIONS = ("data", "model", "distill", "optim", "run")
 
 # Every section's own defaults, from which the presets start.
-PLAIN = Config(preset="", distill=DistillConfig())
+PLAIN = Config(preset="", distill=Settings())
 
 
 def validate(config: Config) -> None:
@@ -190,7 +132,8 @@ def validate(config: Config) -> None:
     """
     check_options(config)
     data, model, run = config.data, config.model, config.run
-    validate_terms(config.distill, one_stage=model.detector == "retinanet")
+    offered = OFFERED["one_stage" if model.detector == "retinanet" else "two_stage"]
+    check_needs(Method.parse(config.distill.method, "--method").names, offered, "--method")
     if data.long_side < data.short_side:
         raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
     if data.data != "scenes" and data.data_root is None and not run.dry_run:

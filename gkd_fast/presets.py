@@ -6,18 +6,9 @@ import dataclasses
 
 from gkd_fast.config import PLAIN, SCENES_DISTILL, Config
 from gkd_fast.errors import InputError
+from gkd_fast.methods.gkd import PUBLISHED
 from gkd_fast.options import changed
 from gkd_fast.recipes import LARGE_MODEL, RECIPES, Preset
-
-PUBLISHED_DISTILL: Preset = {
-    "relax_filters": False,
-    "repeat_picks": True,
-    "student_statistics": "running",
-    "positive_weights": False,
-    "negative": "mirror",
-    "overlap": "last",
-    "one_stage_soft": "published",
-}
 
 PRESETS: dict[str, Preset] = {
     "scenes": SCENES_DISTILL,
@@ -42,7 +33,7 @@ PRESETS: dict[str, Preset] = {
         **{"pyramid_norm": False, "anchor_size": 16},
         **{"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
     },
-    "reference": PUBLISHED_DISTILL,
+    "reference": PUBLISHED,
     **RECIPES,
 }
 

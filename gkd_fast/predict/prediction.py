@@ -54,7 +54,7 @@ def predict_images(
         check_image(path)
     trained = load_detector(checkpoint)
     data = from_dict(trained.config).data
-    model = adapt(trained.build().to(device)).model.eval()
+    model = adapt(trained.build().eval().to(device)).opened()
     colours = class_colours(len(trained.classes))
     records: dict[str, list[dict[str, Any]]] = {
         "images": [],

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from gkd_fast.config import SECTIONS, Config, from_dict, replace, to_dict, validate
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import loading, write_json
-from gkd_fast.methods.grammar import CONTROL, parse_methods
 from gkd_fast.options import MAIN, changed, check_options
 from gkd_fast.presets import starting_point
 from gkd_fast.ranges import POSITIVE
@@ -22,6 +21,7 @@ from gkd_fast.runs.folders import RUNS
 from gkd_fast.runs.job import Job
 from gkd_fast.runs.train import resume_choice
 from gkd_fast.study.cell import Cell, run_here, run_in_processes
+from gkd_fast.study.methods import CONTROL, parse_methods
 from gkd_fast.study.tables import summarise, write_report
 
 Result = dict[str, Any]
@@ -40,7 +40,7 @@ class StudyConfig:
     """A study and the settings that its runs share."""
 
     methods: Annotated[tuple[str, ...], MAIN] = ("gkd",)
-    """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --terms of gkd-fast train; FACTOR multiplies
+    """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --method of gkd-fast train; FACTOR multiplies
     all weights of its term (published weights belong to 256 channels and images of 800 x 1333 pixels);
     "robust" among the names sets --robust-masks. The student without a teacher is always there."""
     seeds: Annotated[tuple[int, ...], MAIN] = (0, 1, 2)
@@ -107,7 +107,7 @@ def validate_study(study: StudyConfig) -> StudyConfig:
     for method in methods:
         validate(dataclasses.replace(study.config, distill=method.applied(study.config.distill)))
     config = replace(study.config, "run", seed=study.seeds[0])
-    return dataclasses.replace(study, methods=tuple(method.name for method in methods), config=config)
+    return dataclasses.replace(study, methods=tuple(method.text for method in methods), config=config)
 
 
 def study_folder(study: StudyConfig) -> Path:
@@ -219,7 +219,7 @@ def _teacher(job: Job, folder: Path) -> Result:
     if not file.exists():
         teacher, figures = job.teacher(folder)
         if figures is None:
-            job.distiller(teacher)  # checks it, and moves it to the device
+            job.frozen(teacher)
             file.parent.mkdir(exist_ok=True)
             write_json(file, job.evaluate(teacher))
     return json.loads(file.read_text())
@@ -237,7 +237,7 @@ def _cells(study: StudyConfig, folder: Path) -> list[Cell]:
         cells.append(Cell(CONTROL, seed, config, folder / CONTROL / f"seed-{seed}"))
         for method in parse_methods(study.methods):
             own = dataclasses.replace(config, distill=method.applied(config.distill))
-            cells.append(Cell(method.name, seed, own, folder / method.name / f"seed-{seed}"))
+            cells.append(Cell(method.text, seed, own, folder / method.text / f"seed-{seed}"))
     return cells
 
 

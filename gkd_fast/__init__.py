@@ -10,7 +10,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gkd_fast import _checkout
+
 __version__ = "0.1.0"
+
+_checkout.add_kernels()
 
 if TYPE_CHECKING:
     from gkd_fast import integrations, methods, ops

@@ -153,7 +153,7 @@ class Distiller(nn.Module):
             image_index: int64 [B], the image of each box, where they are one tensor.
             image_ids: of the N images in the data set; with them an instance seen again replaces its older embedding.
             flipped: of the N images, whether they are mirrored; kept beside the prototypes.
-            own: the student's pass, of `detectors`.
+            own: the student's pass, of `detectors`, whose maps are then taken.
 
         Returns:
             float32 scalars by name, such as ``gkd_foreground``, already weighted: to be added to the student's loss.
@@ -163,7 +163,7 @@ class Distiller(nn.Module):
                 nothing generates them.
             ValueError: in the first steps, for boxes of another format or size, and labels out of range.
         """
-        student = self._student.take()
+        student = self._student.take() if own is None else self._shown_maps(own)
         self._follow(images.device)
         teacher = self._teach(images)
         truth = instances_of(images, boxes, labels, image_index, self.box_format)
@@ -272,6 +272,10 @@ class Distiller(nn.Module):
         self._teacher.ends_early &= self.logits is None  # whose hooks may lie behind the last watched layer
         channels = [tuple(feature.shape[1] for feature in levels) for levels in maps]
         return Setup(stage=self.stage, student_channels=channels[0], teacher_channels=channels[1], offered=self.offered)
+
+    def _shown_maps(self, own: Any) -> list[Tensor]:
+        self._student.forget()
+        return list(own.features)
 
     def _follow(self, device: torch.device) -> None:
         """Have the prototypes where the networks now are."""

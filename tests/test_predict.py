@@ -14,7 +14,7 @@ from gkd_fast.cli import predict
 from gkd_fast.config import Config, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.errors import InputError
-from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.predict.prediction import coco_records
 from gkd_fast.runs.detector_file import save_detector
 

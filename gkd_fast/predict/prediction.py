@@ -13,7 +13,7 @@ from gkd_fast.config import from_dict
 from gkd_fast.data.images import check_image, read_image
 from gkd_fast.detectors import adapt
 from gkd_fast.errors import InputError
-from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.files import write_json, writing
 from gkd_fast.predict.drawing import class_colours, draw
 from gkd_fast.runs.detector_file import load_detector

@@ -22,7 +22,7 @@ from gkd_fast.detectors.settings import NetworkConfig
 from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.coco import evaluate_coco
-from gkd_fast.evaluation.one_image import detect
+from gkd_fast.evaluation.detect import detect
 from gkd_fast.evaluation.voc import evaluate_voc
 from gkd_fast.files import loading, write_json
 from gkd_fast.methods.gkd import PrototypeBank

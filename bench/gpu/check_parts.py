@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CASES
+from bench.operators.cases import CASES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PLAN = (("float32", True), ("bfloat16", False))  # dtypes, and whether torch.compile is timed, which takes longest
 PROBE = "import json; from gkd_fast import ops; print(json.dumps(ops.backends()))"
 
@@ -91,7 +91,7 @@ def run_tests(seconds: float, folder: Path, run: Run = run_python) -> Correctnes
 
 @dataclass
 class Times:
-    """Records of `bench.gpu_times`, and the cases without one, with the reason."""
+    """Records of `bench.gpu.times`, and the cases without one, with the reason."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def time_operators(end: float, run: Run = run_python, clock: Callable[[], float]
                 break
             flags = ["--compiled"] if compiled else []
             options = ["--op", *waiting, "--dtype", dtype, "--seconds", f"{left:.0f}", *flags]
-            outcome = run(["-m", "bench.gpu_times", *options], left)
+            outcome = run(["-m", "bench.gpu.times", *options], left)
             records = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
             times.records += records
             waiting = waiting[len(records) :]

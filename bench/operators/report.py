@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from bench.case import Case
-from bench.measure import Measurement
-from bench.passes import Sample
-from bench.work import tensor_bytes
+from bench.measuring.passes import Sample
+from bench.operators.case import Case
+from bench.operators.measure import Measurement
+from bench.operators.work import tensor_bytes
 
 BASELINES = ("reference", "compiled", "torchvision", "published_loop")
 COLUMNS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch.optim import AdamW
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from bench import published
+from bench.operators import published
 from gkd_fast.config import PLAIN, Config, replace
 from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset
@@ -30,6 +29,7 @@ from gkd_fast.detectors import (
 )
 from gkd_fast.distiller import Distiller
 from gkd_fast.options import changed
+from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
@@ -112,11 +112,12 @@ def make_loop(variant: str, detector: str, scale: Scale, classes: tuple[str, ...
     torch.manual_seed(0)
     teacher_spec, student_spec = specs(config.model)
     teacher, student = (build_detector(spec, len(classes)).train() for spec in (teacher_spec, student_spec))
-    plain_teacher = copy.deepcopy(teacher)
-    distiller = Distiller(adapt(teacher), config.model.student.channels, classes, config.distill, device)
     if variant == "a":
-        return TorchvisionLoop(student, plain_teacher, distiller)
-    return TrainStep(adapt(student), config, 1e-4, device, distiller)
+        return TorchvisionLoop(student, teacher, classes, config)
+    freeze_teacher(teacher, device)
+    adapter = adapt(student)
+    distiller = build_distiller(adapt(teacher), adapter, classes, config.distill)
+    return TrainStep(adapter, config, 1e-4, device, distiller)
 
 
 class TorchvisionLoop:
@@ -124,15 +125,16 @@ class TorchvisionLoop:
 
     Args:
         student, teacher: plain detectors.
-        distiller: for its adapters and prototypes.
+        classes: names.
+        config: of the methods.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, distiller: Distiller) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, classes: tuple[str, ...], config: Config) -> None:
         self.adapter = _as_torchvision(student)
-        distiller.teacher = _as_torchvision(teacher.eval().requires_grad_(False))
-        distiller.objective = published.robust_distilling
-        self.distiller = distiller
-        self.trainable = [*student.parameters(), *distiller.parameters()]
+        frozen = _as_torchvision(teacher.eval().requires_grad_(False))
+        self.distiller = build_distiller(frozen, self.adapter, classes, config.distill)
+        self.distiller.methods["gkd"].objective = published.robust_distilling
+        self.trainable = [*student.parameters(), *self.distiller.parameters()]
         self.optimizer = AdamW([p for p in self.trainable if p.requires_grad], lr=1e-4)
         self.precision = None
 
@@ -154,7 +156,9 @@ class TorchvisionLoop:
         return self.adapter.train_pass(images, targets)
 
     def distil(self, own: StudentPass, images: ImageList, kappa: float) -> dict[str, Tensor]:
-        return self.distiller.terms(self.adapter, own, images, kappa=kappa)[0]
+        self.distiller.attenuation = kappa
+        boxes, labels = [t["boxes"] for t in own.targets], [t["labels"] - 1 for t in own.targets]
+        return self.distiller(images.tensors, boxes, labels, own=own)
 
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> None:
         nn.utils.clip_grad_norm_(self.trainable, 10.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.shapes import Shape
+from bench.operators.shapes import Shape
 
 
 @dataclass(frozen=True)

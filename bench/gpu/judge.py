@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bench.budget import Budget, broken, make_budget, not_launchable
-from bench.compiled import Compiled
+from bench.gpu.budget import Budget, broken, make_budget, not_launchable
+from bench.gpu.compiled import Compiled
 
 Key = tuple[str, str, int]
 

@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 import gkd_fast
-from bench.passes import Call
+from bench.measuring.passes import Call
 from gkd_fast import ops
 
 COPY_BYTES = 256 << 20  # several times the largest cache

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.agreement import Result
+from bench.measuring.agreement import Result
 
 T = TypeVar("T")
 Call = Callable[[], Sequence[Tensor]]

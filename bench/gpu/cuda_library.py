@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.compiled import Compiled
-from bench.cubin import read_facts
+from bench.gpu.compiled import Compiled
+from bench.gpu.cubin import read_facts
 from gkd_fast.ops import _build, _build_cuda
 
 FLAGS = (*_build_cuda.NVCC_FLAGS, "-std=c++17")

@@ -160,10 +160,11 @@ def robust_distilling(
     *,
     stage: str,
     kappa: float,
+    strides: object = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of `gkd_fast.methods.gkd.robust_distilling`, from the loops above.
 
-    One-stage soft labels are rows of logits without a loop, here as there.
+    One-stage soft labels are rows of logits without a loop, here as there. The strides are those of the bank.
     """
     boxes, image_index = instances.boxes, instances.image_index
     embedded = [

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.agreement import Result
-from bench.passes import Call
-from bench.shapes import Shape
-from bench.work import Work
+from bench.measuring.agreement import Result
+from bench.measuring.passes import Call
+from bench.operators.shapes import Shape
+from bench.operators.work import Work
 from gkd_fast import ops
 
 FUSED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}  # backends whose kernels are measured, by device

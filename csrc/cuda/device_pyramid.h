@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace gkd {
+namespace gkd::cuda {
 
 enum class Element { kFloat, kHalf, kBFloat16 };
 
@@ -70,4 +70,4 @@ inline int64_t count_tiles(const Pyramid& maps) {
   return count;
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import gkd_fast.kernels
-from bench.cubin import Facts, read_facts
+from bench.gpu.cubin import Facts, read_facts
 
 ARCHITECTURES = (80, 90, 100)
 

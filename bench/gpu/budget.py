@@ -1,4 +1,4 @@
-"""Budgets of compiled kernels, checked in as JSON under bench/budgets: what a kernel may take, and must keep.
+"""Budgets of compiled kernels, checked in as JSON under bench/gpu/budgets: what a kernel may take, and must keep.
 
 A file holds {"made_with": version, "kernels": {kernel: {form: {architecture: budget}}}}. A budget has
 
@@ -17,8 +17,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.cubin import Facts
-from bench.occupancy import WARP, resident_blocks
+from bench.gpu.cubin import Facts
+from bench.gpu.occupancy import WARP, resident_blocks
 
 FOLDER = Path(__file__).parent / "budgets"
 REGISTER_STEP = 8

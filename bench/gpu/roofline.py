@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.cases import ROI_SIZE
-from bench.shapes import Shape, make_boxes, make_generator
-from bench.work import covered_bytes, map_bytes
+from bench.operators.cases import ROI_SIZE
+from bench.operators.shapes import Shape, make_boxes, make_generator
+from bench.operators.work import covered_bytes, map_bytes
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 

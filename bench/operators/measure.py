@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bench.agreement import Result
-from bench.case import Case, Implementation
-from bench.passes import Call, Sample, make_cotangents, peak_extra_bytes, run_pass
+from bench.measuring.agreement import Result
+from bench.measuring.passes import Call, Sample, make_cotangents, peak_extra_bytes, run_pass
+from bench.operators.case import Case, Implementation
 
 ROUNDS_S = 10.0  # budget of all timed rounds of a case
 MIN_ROUNDS, MAX_ROUNDS = 2, 30

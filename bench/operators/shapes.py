@@ -75,6 +75,7 @@ SMALL = Shape(
     sample_channels=64,
 )
 SHAPES = {shape.name: shape for shape in (COCO, SMALL)}
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 # sqrt(area) of COCO's objects, in pixels of a 640x480 image, as a log-normal: 41 % lie below 32 pixels and
 # 75 % below 96 (the data set's small and medium), and two quantiles determine its two parameters.

@@ -11,7 +11,7 @@
 
 #include "pyramid.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 struct RoiAlignOptions {
   std::vector<double> strides;
@@ -150,4 +150,4 @@ std::vector<Roi<A>> place_boxes(const Tensor& boxes, const Tensor& image_index, 
   return rois;
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -9,11 +9,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from bench import published
-from bench.agreement import disagreement, pick_disagreement
-from bench.case import Case, Implementation, Setting, fused, implementations, on_backend
-from bench.shapes import Shape, make_boxes, make_generator, make_pyramid, make_samples
-from bench.work import computed, covered_bytes, map_bytes, moved, tensor_bytes
+from bench.measuring.agreement import disagreement, pick_disagreement
+from bench.operators import published
+from bench.operators.case import Case, Implementation, Setting, fused, implementations, on_backend
+from bench.operators.shapes import Shape, make_boxes, make_generator, make_pyramid, make_samples
+from bench.operators.work import computed, covered_bytes, map_bytes, moved, tensor_bytes
 from gkd_fast import ops
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods import Settings

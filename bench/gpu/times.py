@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import measure as measuring
-from bench.case import Case, Implementation
-from bench.cases import CASES, build_case
-from bench.machine import make_floors
-from bench.passes import make_cotangents
-from bench.report import as_json, make_rows
-from bench.run import DTYPES
-from bench.shapes import SHAPES, Shape
+from bench.measuring.machine import make_floors
+from bench.measuring.passes import make_cotangents
+from bench.operators import measure
+from bench.operators.case import Case, Implementation
+from bench.operators.cases import CASES, build_case
+from bench.operators.report import as_json, make_rows
+from bench.operators.shapes import DTYPES, SHAPES, Shape
 
 ROUNDS_S = 1.0  # of all timed rounds of a case
 REPLAYS = 30
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Time the cases in the order given, until the seconds are used up; a line for each on standard output."""
     options = _parse(argv)
     end = time.monotonic() + options.seconds
-    measuring.ROUNDS_S = ROUNDS_S
+    measure.ROUNDS_S = ROUNDS_S
     device = torch.device(options.device)
     for op in options.op:
         if time.monotonic() > end:
@@ -48,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_times", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.times", description=__doc__.splitlines()[0])
     parser.add_argument("--op", nargs="+", choices=CASES, required=True)
     parser.add_argument("--dtype", choices=DTYPES, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="coco")
@@ -66,7 +65,7 @@ def time_case(op: str, shape: Shape, dtype: torch.dtype, device: torch.device, *
     floors = make_floors(case.work.product_dtype or dtype, device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        measurements, seconds = measuring.measure(case, {n: f.call for n, f in floors.items()}, lambda step: None)
+        measurements, seconds = measure.measure(case, {n: f.call for n, f in floors.items()}, lambda step: None)
     rates = {name: floor.amount / seconds[name] for name, floor in floors.items()}
     rows = as_json(make_rows(case, shape.name, dtype, measurements, rates))
     remarks = sorted({str(w.message) for w in caught if "gkd_fast" in str(w.message)})

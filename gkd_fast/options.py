@@ -94,7 +94,9 @@ def options_of(kind: type) -> tuple[Option, ...]:
 
 def _options(kind: type, path: tuple[str, ...], group: str, role: str) -> Iterator[Option]:
     hints = get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
+    # A class's own fields before those of its bases: they are what the others belong to.
+    own_names = inspect.get_annotations(kind)
+    for field in sorted(dataclasses.fields(kind), key=lambda field: field.name not in own_names):
         hint = hints[field.name]
         own, marks = _plain(hint), getattr(hint, "__metadata__", ())
         inner = (*path, field.name)

@@ -12,7 +12,6 @@ from gkd_fast.cli.first_stage import first_stage
 from gkd_fast.cli.parsing import parse
 from gkd_fast.config import Config, from_dict, replace, validate
 from gkd_fast.data.settings import DataConfig
-from gkd_fast.detectors import adapt
 from gkd_fast.errors import InputError
 from gkd_fast.options import MAIN
 from gkd_fast.ranges import POSITIVE
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     config = replace(config, "run", device=options.device)
     validate(config)
     device = resolve_device(options.device)
-    model = adapt(checkpoint.build().to(device)).model
+    model = checkpoint.build().to(device)
     dataset = prepare_split(config, "val", classes=checkpoint.classes)
     result = evaluate_detector(config, dataset, model, device)
     per_class = result.pop("per_class")

@@ -1,1 +1,1 @@
-"""Speed, memory and agreement of the operators in `gkd_fast.ops`; `python -m bench.run` measures them."""
+"""Speed and memory of the operators and of a training step, and what GPU compilers made; README.md has the commands."""

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import triton
 
-from bench.gpu_parts import Correctness, Times, build, run_tests, time_operators
-from bench.machine import describe
-from bench.report import Row, as_markdown
+from bench.gpu.check_parts import Correctness, Times, build, run_tests, time_operators
+from bench.measuring.machine import describe
+from bench.operators.report import Row, as_markdown
 
 TOTAL_S = 465.0  # of 8 minutes; the rest is for starting and writing
 BUILD_S, TESTS_S = 150.0, 210.0  # at most

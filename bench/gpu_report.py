@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import torch
 
-from bench.budget import load_budgets, make_budget, write_budgets
-from bench.compiled import ARCHITECTURES, Compiled, compile_all, list_jobs, toolchain
-from bench.cuda_library import CudaUnavailableError, compile_cuda, nvcc_version
-from bench.judge import judge
-from bench.occupancy import WARP, occupancy
-from bench.roofline import CEILINGS, count
-from bench.shapes import COCO
+from bench.gpu.budget import load_budgets, make_budget, write_budgets
+from bench.gpu.compiled import ARCHITECTURES, Compiled, compile_all, list_jobs, toolchain
+from bench.gpu.cuda_library import CudaUnavailableError, compile_cuda, nvcc_version
+from bench.gpu.judge import judge
+from bench.gpu.occupancy import WARP, occupancy
+from bench.gpu.roofline import CEILINGS, count
+from bench.operators.shapes import COCO
 
 COLUMNS = (
     *("kernel", "form", "sm", "warps", "registers", "spills", "shared", "occupancy", "16-byte loads"),

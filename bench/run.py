@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
-from bench.cases import CASES, build_case
-from bench.machine import describe, make_floors
-from bench.measure import measure
-from bench.report import Row, as_json, as_markdown, make_rows
-from bench.shapes import SHAPES, Shape
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-
-
-class _Parser(argparse.ArgumentParser):
-    """Answers a wrong option in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+from bench.measuring.machine import describe, make_floors
+from bench.measuring.options import Parser, is_writable
+from bench.operators.cases import CASES, build_case
+from bench.operators.measure import measure
+from bench.operators.report import Row, as_json, as_markdown, make_rows
+from bench.operators.shapes import DTYPES, SHAPES, Shape
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m bench.run", description="Speed, memory and agreement of gkd_fast.ops.")
+    parser = Parser(prog="python -m bench.run", description="Speed, memory and agreement of gkd_fast.ops.")
     parser.add_argument(
         "--op",
         nargs="+",
@@ -56,15 +46,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: expected a device that torch can use, got cuda without a GPU or its driver")
-    if options.json and not _writable(options.json):
+    if options.json and not is_writable(options.json):
         parser.error(f"argument --json: expected a file in a folder that can be written to, got {options.json}")
     options.op = list(dict.fromkeys(options.op or CASES))
     options.dtype = [DTYPES[name] for name in dict.fromkeys(options.dtype or ["float32"])]
     return options
-
-
-def _writable(path: Path) -> bool:
-    return os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
 
 
 def run(

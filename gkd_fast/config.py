@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gkd_fast.cli.recipes import LARGE_MODEL, RECIPES
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.errors import InputError
+from gkd_fast.methods import Settings
+from gkd_fast.methods.gkd import PUBLISHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,65 +105,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(TermConfig):
-    """The distillation methods; here global knowledge: prototype generation (PGM) and robust distilling (RDM)."""
-
-    prototypes: int = 10
-    """Prototypes of every class and level."""
-    alpha: float = 10.0
-    """Weight of the agreement between both spaces in the joint matching pursuit."""
-    bandwidth: float = 0.1
-    """Bandwidth of the candidates' density, in units of cosine distance."""
-    density_quantile: float = 0.4
-    """Fraction of the candidates of least density that are dropped, in each space."""
-    min_box: float = 30.0
-    """Candidates are wider and higher than this, in pixels of the resized image."""
-    candidate_images: int = 800
-    """Most images from which the candidates of one class are taken."""
-    refresh_epochs: int = 1
-    """Epochs between two generations of the prototypes."""
-    prototypes_from: Literal["pass", "harvest"] = "pass"
-    """Where the candidates are embedded: in a pass of their own over the candidate images, or in the training steps
-    of the epochs before (no extra cost, features as they were then; the first generation is by a pass)."""
-    relax_filters: bool = True
-    """Where min_box and density leave a class fewer candidates than prototypes, take the best of the rest
-    (off: the published code, which fails there)."""
-    repeat_picks: bool = False
-    """Let the matching pursuit pick an instance twice (on: the published code)."""
-    student_statistics: Literal["batch", "running"] = "batch"
-    """Batch normalisation of the student while prototypes are generated: by the batch, as in its training steps,
-    or by the running statistics, as in the published code, which starts from a finished student."""
-    positive_weights: bool = True
-    """Count negative robust weights as 0 (off: the published code, where they drive the student from the teacher)."""
-    negative: Literal["clamp", "mirror"] = "clamp"
-    """Coordinates below zero: clamped, or mirrored as in the published code."""
-    overlap: Literal["max", "last"] = "max"
-    """Overlapping boxes in the weight map: the largest weight wins, or the last box (published code)."""
-    one_stage_soft: Literal["matched", "published"] = "matched"
-    """One-stage soft labels: every anchor with its own weight and a sigmoid KL, or as published
-    (image-major weights beside level-major logits, softmax KL)."""
-    global_weight: float = 5.0
-    """Weight of the global loss (prototype discrepancy); 0 turns it off."""
-    foreground_weight: float = 1.0
-    """Weight of the foreground feature imitation."""
-    background_weight: float = 4.0
-    """Weight of the background feature imitation."""
-    soft_weight: float = 1.0
-    """Weight of the soft-label loss."""
-    temperature: float = 2.0
-    """Temperature of the soft labels."""
-    attenuation: bool = True
-    """Multiply the global and the feature losses by 1 - epoch / epochs."""
-    adapter_relu: bool = False
-    """ReLU behind the 1x1 convolution that adapts the student's features."""
-    auto_balance: bool = False
-    """Scale every distillation term so that the norm of its gradient on the student's feature pyramid is
-    balance_ratio times that of the detector's own losses (measured every grad_norm_steps, or every 50 steps)."""
-    balance_ratio: float = 0.25
-    """Gradient norm of a balanced distillation term, as a fraction of that of the detector's own losses."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimisation of the student; the teacher's own training shares all but its length and rate."""
 
@@ -244,20 +186,10 @@ class Config:
     """Named settings to start from, comma-separated; later ones win, single options win over all."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
+    distill: Settings = field(default_factory=Settings)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
-
-PUBLISHED_DISTILL: dict[str, Any] = {
-    "relax_filters": False,
-    "repeat_picks": True,
-    "student_statistics": "running",
-    "positive_weights": False,
-    "negative": "mirror",
-    "overlap": "last",
-    "one_stage_soft": "published",
-}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Small images of small objects on cluttered backgrounds, which are not worth a student's short training: the README
@@ -293,7 +225,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
     },
-    "reference": {"distill": PUBLISHED_DISTILL},
+    "reference": {"distill": PUBLISHED},
     **RECIPES,
 }
 

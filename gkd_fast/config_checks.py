@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gkd_fast.config import Config
-from gkd_fast.config_terms import validate_terms
+from gkd_fast.detectors.detection import OFFERED
 from gkd_fast.errors import InputError
+from gkd_fast.methods import Method, check_needs
+from gkd_fast.ranges import check_ranges
 
 _POSITIVE = {
     "data": "prefetch size_buckets short_side long_side scenes_train scenes_val",
     "model": "teacher_width student_width teacher_channels student_channels teacher_head student_head anchor_size "
     "proposals rois detections",
-    "distill": "prototypes bandwidth candidate_images refresh_epochs balance_ratio temperature",
     "optim": "epochs teacher_epochs batch_size lr teacher_lr",
     "run": "bad_steps log_steps checkpoint_steps keep_checkpoints",
 }
 _NOT_NEGATIVE = {
     "data": "workers",
-    "distill": "alpha min_box global_weight foreground_weight background_weight soft_weight",
     "optim": "weight_decay warmup_steps clip_norm",
     "run": "seed grad_norm_steps",
 }
-_FRACTIONS = {"data": "flip", "distill": "density_quantile"}
+_FRACTIONS = {"data": "flip"}
 
 
 def validate(config: Config) -> None:
@@ -35,7 +35,9 @@ def validate(config: Config) -> None:
     _each(config, _NOT_NEGATIVE, lambda value: value >= 0, "zero or a positive number")
     _each(config, _FRACTIONS, lambda value: 0 <= value <= 1, "a number from 0 to 1")
     data, model, run = config.data, config.model, config.run
-    validate_terms(config.distill, one_stage=model.detector == "retinanet")
+    check_ranges(config.distill)
+    offered = OFFERED["one_stage" if model.detector == "retinanet" else "two_stage"]
+    check_needs(Method.parse(config.distill.method, "--method").names, offered, "--method")
     if model.teacher_ap is not None and not 0 < model.teacher_ap < 1:
         raise InputError(f"--teacher-ap: expected a fraction such as 0.398, got {model.teacher_ap}")
     if data.long_side < data.short_side:

@@ -1,212 +1,438 @@
-"""Distillation of one student from one frozen teacher, by global knowledge and other methods."""
+"""Distillation of any student from any frozen teacher, in any training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast import parallel
-from gkd_fast.config import DistillConfig
-from gkd_fast.config_terms import parse_terms
-from gkd_fast.detectors import DetectorAdapter, StudentPass, pyramid_strides
-from gkd_fast.detectors.base import ground_truth_instances
-from gkd_fast.detectors.folding import fold_batch_norm
-from gkd_fast.methods import Setup, Step, build_terms
-from gkd_fast.methods.gkd.bank import PrototypeBank
-from gkd_fast.methods.gkd.harvest import CandidatePool
-from gkd_fast.methods.gkd.prototypes import Batches, collect_candidates, generate_bank, merged
-from gkd_fast.methods.gkd.robust import Adapters, instance_weights, robust_distilling
+from gkd_fast.instances import FORMATS, Instances, SoftPairs, check_instances, instances_of
+from gkd_fast.methods import Settings, Setup, Step, build_methods, check_needs, resolved, uses_prototypes
+from gkd_fast.methods.gkd import (
+    ClassRings,
+    LabelledBatch,
+    PrototypeBank,
+    collect_candidates,
+    embedding_modes,
+    generate_bank,
+    instance_weights,
+)
+from gkd_fast.methods.gkd.prototypes import merged
+from gkd_fast.methods.gkd.rings import candidates_from
+from gkd_fast.ops.reference.masked_imitation import imitation_level
+from gkd_fast.pyramids import BASE_SIZE, infer_strides, pool, resized
+from gkd_fast.ranges import check_ranges
+from gkd_fast.watching import Run, Watched
+
+Logits = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""boxes [B,4], image_index [B], labels [B] -> class logits [B,K] of the student and of the teacher."""
+Anchors = Callable[[Tensor, list[Tensor]], list[Tensor]]
+"""images [N,3,H,W] and the student's L maps -> its anchors of each level [H_l*W_l*A,4], cell by cell."""
+
+_FIRST_STEPS = 20  # steps until the first prototypes, where no pass gives them
+_DARK = 2.5 / 255  # images in 0..1 are brighter than this somewhere; divided by 255 again they are not
 
 
-class Distiller:
-    """The frozen teacher, the methods' modules and the prototype bank; gives a training step its distillation terms.
+class Distiller(nn.Module):
+    """Gives a training step its distillation terms (paper: prototypes, robust weights, global and local knowledge).
+
+    Forward hooks read the student's feature maps as its own loop runs it; the teacher is run here, on the same images.
+    Neither network becomes a part of this module: its parameters are the adapters alone, its state those and the
+    prototypes. Nothing of it is left in deep copies and pickles of the networks.
+
+    Several processes (torch.distributed): each calls it with its share of the batch. The terms are made for gradients
+    that are averaged over the processes, as DDP and FSDP do; those of the distiller's own parameters are averaged here.
 
     Args:
-        teacher: adapter of the trained teacher; frozen here, in evaluation mode from now on.
-        student_channels: channels of the student's pyramid.
-        classes: the data's class names.
-        config: the methods and their settings.
-        device: of all networks.
-        shard: moves the teacher to the device in parts; None: as a whole.
+        teacher, student: any networks, also compiled or in DDP; the distiller comes before a compiled one's first call.
+            The teacher is put into evaluation mode.
+        classes: the names of the classes, or their number.
+        layers: names of the student's modules whose outputs are its feature maps [N,C,H,W], from the finest on.
+        teacher_layers: of the teacher; None: as the student's. As many maps; other channels and sizes are allowed.
+        example: images [N,3,H,W] on the networks' device, run once through both.
+        method: NAME[@FACTOR][+...], see `gkd_fast.methods`; None: as the settings say.
+        boxes: ``xyxy`` in pixels of the batch, or ``cxcywh`` normalised by its sides.
+        strides: of the student's maps, in pixels; None: from the sizes of images and maps, in every step.
+        stage: ``two_stage`` takes the mean of feature losses over the levels, and softmax for soft labels;
+            ``one_stage`` the sum, and sigmoids.
+        settings: of the methods.
+        run_student, run_teacher: how a network is run on images, where that is not ``network(images)``.
+        logits: gives the class logits of both networks for each box, for soft labels; None: there are none.
+        anchors: gives the student's anchors, which fgfi needs.
+        refresh_steps: steps between two generations of the prototypes from what the last steps saw; None: `refresh`
+            alone generates them.
+        checked_steps: first steps in which the values of images, boxes and labels are looked at, for which the host
+            waits for the device.
+        detectors: student and teacher as `gkd_fast.detectors.adapt` gives them; `forward` then takes the student's
+            pass.
+        **changes: single settings by name, such as ``min_box=8``.
 
     Attributes:
-        uses_prototypes: whether the methods need `refresh`.
-        bank: the prototypes, None before the first `refresh`.
-        pool: candidates from the training steps' features, if they are harvested; see `harvest`.
+        attenuation: kappa of the paper, 1 - epoch / epochs, to be set by the training loop; 1 at first.
+        bank: the prototypes; None before they are generated.
+        methods: the methods' modules by name.
+        settings: of the methods.
+        steps: training steps seen.
 
     Raises:
-        InputError: if `config.terms` names an unknown method, or one that does not fit the detector.
+        ValueError: for a layer that is not there or gives no map, and a method that is unknown or lacks what it needs.
+        TypeError: for a setting that does not exist.
     """
 
     def __init__(
         self,
-        teacher: DetectorAdapter,
-        student_channels: int,
-        classes: tuple[str, ...],
-        config: DistillConfig,
-        device: torch.device,
-        shard: Callable[[nn.Module, torch.device], None] | None = None,
+        teacher: nn.Module,
+        student: nn.Module,
+        classes: Iterable[str] | int,
+        layers: Sequence[str],
+        teacher_layers: Sequence[str] | None = None,
+        *,
+        example: Tensor,
+        method: str | None = None,
+        boxes: Literal["xyxy", "cxcywh"] = "xyxy",
+        strides: Sequence[float] | None = None,
+        stage: Literal["one_stage", "two_stage"] = "one_stage",
+        settings: Settings | None = None,
+        run_student: Run | None = None,
+        run_teacher: Run | None = None,
+        logits: Logits | None = None,
+        anchors: Anchors | None = None,
+        refresh_steps: int | None = 200,
+        checked_steps: int = 10,
+        detectors: tuple[Any, Any] | None = None,
+        **changes: Any,
     ) -> None:
-        teacher.model.eval().requires_grad_(False)
-        fold_batch_norm(teacher.model.backbone)
-        if shard:
-            shard(teacher.model, device)
-        else:
-            teacher.model.to(device)
-        names = parse_terms(config.terms, one_stage=teacher.stage == "one_stage")
-        setup = Setup(
-            stage=teacher.stage,
-            student_channels=student_channels,
-            teacher_channels=teacher.model.backbone.out_channels,
-            levels=len(teacher.model.backbone.fpn.layer_blocks) + (1 if teacher.stage == "two_stage" else 2),
-        )
-        self.teacher = teacher
-        self.modules = nn.ModuleDict()
-        if "gkd" in names:
-            self.modules["gkd"] = Adapters(
-                student_channels, setup.teacher_channels, setup.levels, relu=config.adapter_relu
-            )
-        self.modules.update(build_terms(tuple(name for name in names if name != "gkd"), setup, config))
-        self.modules.to(device)
-        self.uses_prototypes = "gkd" in names or config.robust_terms
-        self.levels, self.student_channels = setup.levels, student_channels
-        self.classes = classes
-        self.config = config
-        self.device = device
+        super().__init__()
+        _check_choices(boxes=(boxes, FORMATS), stage=(stage, ("one_stage", "two_stage")))
+        settings = dataclasses.replace(settings or Settings(), **changes)
+        check_ranges(settings, str)
+        self.settings = resolved(settings if method is None else dataclasses.replace(settings, method=method))
+        names = self.settings.method.split("+")
+        self.offered = _offered(detectors, anchors=anchors, logits=logits)
+        check_needs(names, self.offered)
+        self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        self.box_format, self.strides, self.stage = boxes, strides, stage
+        self.logits, self.anchors, self.detectors = logits, anchors, detectors
+        self.refresh_steps, self.checked_steps = refresh_steps, checked_steps
+        self._student = Watched("student", student, layers, run_student)
+        self._teacher = Watched("teacher", teacher, teacher_layers or layers, run_teacher)
+        self.methods = build_methods(names, self._setup(example), self.settings).to(example.device)
+        self._mean_gradients = parallel.MeanGradients(self.methods.parameters())
+        self.uses_prototypes = uses_prototypes(self.settings)
+        self.rings: ClassRings | None = None
+        if self.uses_prototypes and (refresh_steps or self.settings.prototypes_from == "harvest"):
+            self.rings = ClassRings(len(self.classes), self.settings.capacity)
         self.bank: PrototypeBank | None = None
-        self.pool: CandidatePool | None = None
-        self.objective = robust_distilling
+        self.attenuation = 1.0
+        self.steps = 0
+
+    def forward(
+        self,
+        images: Tensor,
+        boxes: Tensor | Sequence[Tensor],
+        labels: Tensor | Sequence[Tensor],
+        image_index: Tensor | None = None,
+        *,
+        image_ids: Sequence[int] | Tensor | None = None,
+        flipped: Sequence[bool] | Tensor | None = None,
+        own: Any = None,
+    ) -> dict[str, Tensor]:
+        """The terms of the step whose student's forward pass was just run on the same images.
+
+        Args:
+            images: [N,3,H,W] as the student saw them, augmented and normalised.
+            boxes: of the images as they are given, one tensor [B_i,4] an image, or all [B,4] with image_index.
+            labels: likewise, [B_i] or [B], class from 0.
+            image_index: int64 [B], the image of each box, where they are one tensor.
+            image_ids: of the N images in the data set; with them an instance seen again replaces its older embedding.
+            flipped: of the N images, whether they are mirrored; kept beside the prototypes.
+            own: the student's pass, of `detectors`, whose maps are then taken.
+
+        Returns:
+            float32 scalars by name, such as ``gkd_foreground``, already weighted: to be added to the student's loss.
+
+        Raises:
+            RuntimeError: without a student's pass before, or one that carries no gradient, and without prototypes where
+                nothing generates them.
+            ValueError: in the first steps, for boxes of another format or size, and labels out of range.
+        """
+        student = self._student.take() if own is None else self._shown_maps(own)
+        self._follow(images.device)
+        teacher = self._teach(images)
+        truth = instances_of(images, boxes, labels, image_index, self.box_format)
+        self._check(student, teacher, images, truth)
+        step = self._step(student, teacher, images, truth, own)
+        training = self.training and torch.is_grad_enabled()
+        if training and self.rings is not None:
+            ids, mirrored = (None if v is None else torch.as_tensor(v) for v in (image_ids, flipped))
+            self._remember(step, ids, mirrored)
+        terms = self._terms(step)
+        self.steps += training
+        if training and self._is_due():
+            with contextlib.suppress(ValueError):  # no class has an instance yet
+                self.refresh()
+        return terms
 
     def refresh(
         self,
-        student: DetectorAdapter,
-        batches: Batches,
-        progress: Callable[[int], None] = lambda images: None,
+        loader: Iterable[Sequence[Any]] | None = None,
         *,
         images: Sequence[int] = (),
+        progress: Callable[[int], None] = lambda images: None,
     ) -> PrototypeBank:
-        """Generate the prototypes anew: from the pool where it holds candidates, else by a pass over the batches.
+        """Generate the prototypes anew; to be called by every process.
 
         Args:
-            student: the network that is trained.
-            batches: of this process's share of the candidate images.
+            loader: of batches (images, boxes, labels) or (images, boxes, labels, image_ids) as for `forward`, not
+                augmented: a pass of both networks over the images; a batch whose boxes are one tensor is
+                (images, boxes, labels, image_ids or None, image_index). None: from what the last training steps saw.
+            images: ids of all processes' images, in the order of a pass by one process; empty: any order.
             progress: called with the number of images of every finished batch.
-            images: ids of the candidate images of all processes, in order; needed where there are several.
+
+        Raises:
+            ValueError: if no class has an instance.
         """
-        if self.pool and self.pool.filled:
-            candidates = self.pool.candidates()
+        if loader is None:
+            if self.rings is None:
+                raise ValueError(
+                    "refresh: expected a loader, for no step is remembered without refresh_steps; got None"
+                )
+            find = partial(candidates_from, parallel.gather(self.rings.rows()), self.rings.strides)
         else:
-            own = collect_candidates(student, self.teacher, batches, self.config, self.device, progress=progress)
-            parts = parallel.gather(own)
-            candidates = merged(parts, images) if parts else own
+            find = partial(merged, parallel.gather(self._pass(loader, progress)), images)
         # One process picks for all: the picks are equal even on unequal machines.
-        bank = parallel.from_main(generate_bank(candidates, self.classes, self.config) if parallel.is_main() else None)
+        bank = parallel.from_main(self._generated(find) if parallel.is_main() else None)
+        if isinstance(bank, ValueError):
+            raise bank
         self.bank = bank.to(self.device)
         return bank
 
-    def harvest(self, images: Mapping[int, int]) -> None:
-        """Take the candidates from the training steps from now on.
-
-        Args:
-            images: number of trainable boxes of each candidate image, by image id.
-        """
-        self.pool = CandidatePool(
-            images, self.levels, self.student_channels, self.teacher.model.backbone.out_channels, self.config.negative
-        )
-
-    def terms(
-        self, student: DetectorAdapter, own: StudentPass, images: ImageList, *, kappa: float
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The distillation terms of a step, each named by its method and its part, such as ``gkd_global``.
-
-        Returns:
-            The terms, and the robust weights [L,B] of the student's instances (None without global knowledge).
-
-        Raises:
-            RuntimeError: before the first `refresh`, where prototypes are needed.
-        """
-        if self.uses_prototypes and self.bank is None:
-            raise RuntimeError("distiller: expected prototypes, call refresh first")
-        with torch.no_grad():
-            pyramid = self.teacher.pyramid(images)
-        if self.pool:
-            strides = pyramid_strides(images.tensors.shape, own.features)
-            self.pool.add(own.features, list(pyramid.values()), own.targets, strides)
-        terms, omega = {}, None
-        if "gkd" in self.modules:
-            terms, omega = self._global_knowledge(student, own, pyramid, kappa)
-        methods = [name for name in self.modules if name != "gkd"]
-        if methods:
-            with torch.autocast(self.device.type, enabled=False):
-                step = self._step(student, own, images, pyramid)
-                for name in methods:
-                    # The mean over the processes of what each finds in its share of the batch.
-                    found = self.modules[name](step).items()
-                    terms |= {f"{name}_{part}": value / parallel.world_size() for part, value in found}
-        return terms, omega
-
-    def _global_knowledge(
-        self, student: DetectorAdapter, own: StudentPass, pyramid: dict[str, Tensor], kappa: float
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        assert self.bank is not None
-        adapted = self.modules["gkd"](own.features)
-        soft = student.soft_pairs(own, self.teacher, pyramid) if self.config.soft_weight else None
-        if soft is not None and student.stage == "one_stage" and self.config.one_stage_soft == "published":
-            soft = soft.of_instances()
-        with torch.autocast(self.device.type, enabled=False):
-            terms, omega = self.objective(
-                own.features,
-                adapted,
-                list(pyramid.values()),
-                own.instances,
-                soft,
-                self.bank,
-                self.config,
-                stage=student.stage,
-                kappa=kappa,
-            )
-        return {f"gkd_{name}": value for name, value in terms.items()}, omega
-
-    def _step(self, student: DetectorAdapter, own: StudentPass, images: ImageList, pyramid: dict[str, Tensor]) -> Step:
-        """What the methods beside global knowledge work on."""
-        maps = [[feature.float() for feature in levels] for levels in (own.features, pyramid.values())]
-        truth = ground_truth_instances(own.targets)
-        if self.config.robust_terms:
-            assert self.bank is not None
-            weights = instance_weights(*maps, truth, self.bank, self.config)
-        else:
-            weights = truth.boxes.new_ones(len(own.features), len(truth.boxes))
-        return Step(
-            student=maps[0],
-            teacher=maps[1],
-            strides=pyramid_strides(images.tensors.shape, maps[0]),
-            truth=truth,
-            weights=weights,
-            images=images,
-            own=own,
-            student_network=student,
-            teacher_network=self.teacher,
-        )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the terms, in their order."""
+        return tuple(f"{name}_{part}" for name, method in self.methods.items() for part in method.parts)
 
     @property
-    def adapters(self) -> nn.Module | None:
-        """From the student's to the teacher's channels, for global knowledge."""
-        return getattr(self.modules, "gkd", None)
+    def omega(self) -> Tensor | None:
+        """Robust weights [L,B] of the last step's instances; None without global knowledge."""
+        return self.methods["gkd"].omega if "gkd" in self.methods else None
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained beside the student."""
-        return list(self.modules.parameters())
+    @property
+    def teacher(self) -> nn.Module:
+        """The teacher, as it was given."""
+        return self._teacher.network
 
-    def state_dict(self) -> dict[str, Any]:
-        """Trained modules and bank."""
+    @property
+    def device(self) -> torch.device:
+        """Of the networks, as of the example."""
+        return self._device
+
+    def remove(self) -> None:
+        """Take the hooks off both networks."""
+        self._student.remove()
+        self._teacher.remove()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Prototypes, what the last steps of this process saw, and their number."""
         bank = None if self.bank is None else vars(self.bank.to(torch.device("cpu")))
-        return {"modules": self.modules.state_dict(), "bank": bank}
+        return {"bank": bank, "rings": self.rings.state_dict() if self.rings else None, "steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore modules and bank."""
-        self.modules.load_state_dict(state["modules"])
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_extra_state`."""
         self.bank = None if state["bank"] is None else PrototypeBank(**state["bank"]).to(self.device)
+        if self.rings and state["rings"]:
+            self.rings.load_state_dict(state["rings"], self.device)
+        self.steps = state["steps"]
+
+    def __reduce__(self) -> Any:
+        raise TypeError("Distiller: it holds on to two networks; expected its state_dict() to be saved or copied")
+
+    def _setup(self, example: Tensor) -> Setup:
+        """The shapes of both pyramids on example images."""
+        self._device = example.device
+        try:
+            maps = [watched.example(example) for watched in (self._student, self._teacher)]
+            if len(maps[0]) != len(maps[1]):
+                raise ValueError(
+                    f"layers: expected as many maps of both networks, got {len(maps[0])} of the student and "
+                    f"{len(maps[1])} of the teacher"
+                )
+            for levels in maps:
+                infer_strides(example.shape[-2:], levels)
+        except BaseException:
+            self.remove()
+            raise
+        self._teacher.ends_early &= self.logits is None  # whose hooks may lie behind the last watched layer
+        channels = [tuple(feature.shape[1] for feature in levels) for levels in maps]
+        return Setup(stage=self.stage, student_channels=channels[0], teacher_channels=channels[1], offered=self.offered)
+
+    def _shown_maps(self, own: Any) -> list[Tensor]:
+        self._student.forget()
+        return list(own.features)
+
+    def _follow(self, device: torch.device) -> None:
+        """Have the prototypes where the networks now are."""
+        if device != self._device:
+            self._device = device
+            self.set_extra_state(self.get_extra_state())
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> list[Tensor]:
+        if any(module.training for module in self._teacher.inner.modules()):
+            self._teacher.network.eval()
+        return self._teacher.maps(images)
+
+    def _check(self, student: list[Tensor], teacher: list[Tensor], images: Tensor, truth: Instances) -> None:
+        if len(student[0]) != len(images):
+            raise ValueError(
+                f"images: expected the {len(student[0])} that the student's last forward pass saw, got {len(images)}"
+            )
+        if len(teacher) != len(student):
+            raise ValueError(f"teacher: expected {len(student)} maps, got {len(teacher)}")
+        if self.training and torch.is_grad_enabled() and not all(feature.requires_grad for feature in student):
+            raise RuntimeError(
+                "student: expected maps with gradient; the layers are frozen, ran under no_grad, or lie in a reentrant "
+                "checkpoint (use_reentrant=False passes gradients on)"
+            )
+        if self.steps < self.checked_steps:
+            check_instances(truth, images, self.classes, self.box_format)
+            if images.is_floating_point() and 0 < float(images.abs().max()) < _DARK:
+                warnings.warn(
+                    f"images: no value above {float(images.max()):.2g}; were they divided by 255 twice?", stacklevel=3
+                )
+
+    def _step(self, student: list[Tensor], teacher: list[Tensor], images: Tensor, truth: Instances, own: Any) -> Step:
+        size = images.shape[-2:]
+        if self.uses_prototypes and self.bank is None and self.rings is None:
+            raise RuntimeError("distiller: expected prototypes, call refresh first")
+        alike = all(s.shape[2:] == t.shape[2:] for s, t in zip(student, teacher, strict=True))
+        step = Step(
+            student=student,
+            teacher=teacher if alike else resized(teacher, student),
+            teacher_own=teacher,
+            strides=tuple(self.strides or infer_strides(size, student)),
+            teacher_strides=infer_strides(size, teacher) if not alike or not self.strides else tuple(self.strides),
+            truth=truth,
+            instances=own.instances if own else truth,
+            weights=truth.boxes.new_ones(len(student), len(truth.boxes)),
+            images=images,
+            bank=self.bank,
+            # A number would be a constant of the compiled loss, and another one every epoch.
+            kappa=torch.full((), self.attenuation, device=images.device),
+        )
+        return dataclasses.replace(step, **self._shown(step, own))
+
+    def _shown(self, step: Step, own: Any) -> dict[str, Any]:
+        """What the methods may ask for beside maps and boxes."""
+        if own is not None:
+            from gkd_fast.detectors.detection import Detection
+
+            student, teacher = self.detectors
+            detection = Detection(own, student, teacher)
+            return {
+                "detection": detection,
+                "anchors": lambda: detection.anchors(step.images, step.student),
+                "soft": lambda: detection.soft_pairs(step.teacher_own),
+            }
+        anchors = self.anchors and (lambda: self.anchors(step.images, step.student))
+        return {"anchors": anchors, "soft": self.logits and (lambda: self._soft_pairs(step))}
+
+    def _soft_pairs(self, step: Step) -> SoftPairs:
+        truth = step.truth
+        student, teacher = self.logits(truth.boxes, truth.image_index, truth.labels)
+        if student.shape != teacher.shape or len(student) != len(truth.boxes):
+            raise ValueError(
+                f"logits: expected [{len(truth.boxes)},K] of both networks, got {list(student.shape)} and "
+                f"{list(teacher.shape)}"
+            )
+        return SoftPairs(
+            student=student,
+            teacher=teacher.detach(),
+            instance=torch.arange(len(student), device=student.device),
+            level=imitation_level(truth.boxes, len(step.student), BASE_SIZE),
+            exclusive=self.stage == "two_stage",
+        )
+
+    def _terms(self, step: Step) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        exact = None
+        for name, method in self.methods.items():
+            if getattr(method, "takes_raw_maps", False):
+                # Parts of the global batch's terms, which add up.
+                found = {part: value * parallel.world_size() for part, value in method(step).items()}
+            else:
+                with torch.autocast(step.images.device.type, enabled=False):
+                    exact = exact or self._in_float32(step)
+                    found = method(exact)
+            terms |= {f"{name}_{part}": value for part, value in found.items()}
+        return terms
+
+    def _in_float32(self, step: Step) -> Step:
+        """The step for methods that compute in float32, with robust weights where they are asked for."""
+        maps = {name: [f.float() for f in getattr(step, name)] for name in ("student", "teacher", "teacher_own")}
+        step = dataclasses.replace(step, **maps)
+        if not self.settings.robust_masks or not self.uses_prototypes or step.bank is None:
+            return step
+        strides = step.strides, step.teacher_strides
+        weights = instance_weights(step.student, step.teacher_own, step.truth, step.bank, self.settings, strides)
+        return dataclasses.replace(step, weights=weights)
+
+    @torch.no_grad()
+    def _remember(self, step: Step, image_ids: Tensor | None, flipped: Tensor | None) -> None:
+        with torch.autocast(step.images.device.type, enabled=False):
+            embedded = [
+                pool([feature.float() for feature in levels], step.truth, strides, self.settings.negative)
+                for levels, strides in ((step.student, step.strides), (step.teacher_own, step.teacher_strides))
+            ]
+        ids, mirrored = (
+            None if value is None else value.to(step.images.device, non_blocking=True) for value in (image_ids, flipped)
+        )
+        self.rings.add(*embedded, step.truth, step.strides, images=len(step.images), image_ids=ids, flipped=mirrored)
+
+    def _is_due(self) -> bool:
+        """Whether the prototypes are to be generated from the last steps now."""
+        if self.rings is None or not self.refresh_steps:
+            return False
+        every = self.refresh_steps if self.bank else min(_FIRST_STEPS, self.refresh_steps)
+        return self.steps % every == 0
+
+    def _pass(self, loader: Iterable[Sequence[Any]], progress: Callable[[int], None]) -> Any:
+        def batches() -> Iterator[LabelledBatch]:
+            for images, boxes, labels, *more in loader:
+                ids, index = (*more, None, None)[:2]
+                images = images.to(self.device, non_blocking=True)
+                instances = instances_of(images, boxes, labels, index, self.box_format)
+                yield LabelledBatch(images, instances, None if ids is None else torch.as_tensor(ids))
+
+        def pyramids(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            return self._student.maps(images, plain=True), self._teacher.maps(images, plain=True)
+
+        with embedding_modes(self._student.inner, self._teacher.inner, self.settings):
+            return collect_candidates(batches(), pyramids, self.settings, strides=self.strides, progress=progress)
+
+    def _generated(self, find: Callable[[], Any]) -> PrototypeBank | ValueError:
+        try:
+            return generate_bank(find(), self.classes, self.settings)
+        except ValueError as error:
+            return error
+
+
+def _offered(detectors: tuple[Any, Any] | None, **callbacks: Any) -> frozenset[str]:
+    if detectors is None:
+        return frozenset(name for name, callback in callbacks.items() if callback is not None)
+    from gkd_fast.detectors.detection import OFFERED
+
+    return OFFERED[detectors[0].stage]
+
+
+def _check_choices(**given: tuple[str, Sequence[str]]) -> None:
+    for name, (value, choices) in given.items():
+        if value not in choices:
+            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

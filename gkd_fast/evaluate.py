@@ -11,7 +11,6 @@ from typing import Literal
 from gkd_fast.cli.command import option, parse, run_command
 from gkd_fast.config import Config, DataConfig, from_dict, replace
 from gkd_fast.config_checks import validate
-from gkd_fast.detectors import adapt
 from gkd_fast.errors import InputError
 from gkd_fast.runs.detector_file import load_detector
 from gkd_fast.runs.job import evaluate_detector, prepare_split
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     config = replace(config, "run", device=options.device)
     validate(config)
     device = resolve_device(options.device)
-    model = adapt(checkpoint.build().to(device)).model
+    model = checkpoint.build().to(device)
     dataset = prepare_split(config, "val", classes=checkpoint.classes)
     result = evaluate_detector(config, dataset, model, device)
     per_class = result.pop("per_class")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -94,3 +94,36 @@ def own_share(items: Sequence[T]) -> list[T]:
     """
     share = list(items[rank() :: world_size()])
     return share if len(share) == -(-len(items) // world_size()) else [*share, items[0]]
+
+
+class MeanGradients:
+    """Averages gradients over the processes at the end of every backward pass that gave one.
+
+    For parameters outside of the data parallel wrapper around the network that is trained. Parameters that are sharded
+    (FSDP2) are left to it.
+
+    Args:
+        parameters: on every process the same, in the same order.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self._queued = False
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def _arrived(self, _parameter: Tensor) -> None:
+        if world_size() > 1 and not self._queued:
+            self._queued = True
+            # At the end, in one call: gradients arrive in an order that may differ between processes.
+            torch.autograd.Variable._execution_engine.queue_callback(self._average)
+
+    def _average(self) -> None:
+        self._queued = False
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+        for parameter, gradient, part in zip(self.parameters, gradients, parts, strict=True):
+            parameter.grad = gradient
+            gradient.copy_(part.view_as(gradient))

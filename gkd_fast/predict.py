@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         check_image(path)
     checkpoint = load_detector(options.checkpoint)
     data = from_dict(checkpoint.config).data
-    model = adapt(checkpoint.build().to(resolve_device(options.device))).model.eval()
+    model = adapt(checkpoint.build().eval().to(resolve_device(options.device))).opened()
     colours = class_colours(len(checkpoint.classes))
     records: dict[str, list[dict[str, Any]]] = {
         "images": [],

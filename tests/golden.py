@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_fast.config import PUBLISHED_DISTILL, DistillConfig
-from gkd_fast.detectors import Instances, SoftPairs
+from gkd_fast.instances import Instances, SoftPairs
+from gkd_fast.methods import Settings
+from gkd_fast.methods.gkd import PUBLISHED
 from gkd_fast.methods.gkd.bank import PrototypeBank
 
 FOLDER = Path(os.environ.get("GKD_GOLDEN_DIR") or Path(__file__).parent / "golden_vectors")
@@ -24,9 +25,7 @@ class Golden:
         self.levels = 5
         self.stage = {"TwoStageDetStrategy": "two_stage", "OneStageDetStrategy": "one_stage"}[str(self.values["stage"])]
         self.kappa = 1 - int(self.values["epoch"]) / int(self.values["max_epochs"])
-        self.config = DistillConfig(
-            **PUBLISHED_DISTILL, global_weight=5.0 if str(self.values["pair_wise"]) == "use_r2i" else 0.0
-        )
+        self.config = Settings(**PUBLISHED, global_weight=5.0 if str(self.values["pair_wise"]) == "use_r2i" else 0.0)
 
     def tensor(self, name: str, *, grad: bool = False) -> Tensor:
         return torch.from_numpy(self.values[name].copy()).requires_grad_(grad)

@@ -12,7 +12,8 @@ from golden import FOLDER, Golden
 from torch import Tensor
 
 from gkd_fast import ops
-from gkd_fast.config import PUBLISHED_DISTILL, DistillConfig
+from gkd_fast.methods import Settings
+from gkd_fast.methods.gkd import PUBLISHED
 from gkd_fast.methods.gkd.prototypes import dense_instances
 from gkd_fast.methods.gkd.robust import robust_distilling
 
@@ -76,7 +77,7 @@ def test_robust_distilling_matches_the_published_code(path: Path) -> None:
 @pytest.mark.parametrize("alpha", [10, 1])
 def test_prototype_picks_match_the_published_code(path: Path, alpha: int) -> None:
     values = np.load(path)
-    config = DistillConfig(**PUBLISHED_DISTILL, alpha=float(alpha))
+    config = Settings(**PUBLISHED, alpha=float(alpha))
     cases = [name.removeprefix("teacher_") for name in values.files if name.startswith("teacher_")]
     for case in cases:
         student, teacher = (

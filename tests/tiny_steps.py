@@ -12,7 +12,7 @@ from gkd_fast.data import Scenes
 from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import adapt, build_detector, specs
-from gkd_fast.distiller import Distiller
+from gkd_fast.training.distilling import build_distiller, freeze_teacher, passed_batches
 from gkd_fast.training.step import Batch, TrainStep
 
 CPU = torch.device("cpu")
@@ -42,11 +42,12 @@ def make_step(config: Config, *, distilled: bool = True) -> tuple[TrainStep, lis
     distiller = None
     if distilled:
         teacher = adapt(build_detector(teacher_spec, len(data.classes)))
-        distiller = Distiller(teacher, config.model.student_channels, data.classes, config.distill, CPU)
+        freeze_teacher(teacher.model, CPU)
+        distiller = build_distiller(teacher, student, data.classes, config.distill)
     batches = make_batches(data)
     step = TrainStep(student, config, 1e-3, CPU, distiller)
     if distiller:
-        distiller.refresh(student, batches)
+        distiller.refresh(passed_batches(student, batches, CPU))
     student.model.train()
     return step, batches
 

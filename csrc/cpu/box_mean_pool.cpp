@@ -10,7 +10,7 @@
 
 #include "feature_map.h"
 
-namespace gkd {
+namespace gkd::cpu {
 namespace {
 
 // Cells rows top..bottom, columns left..right, ends excluded; none for a box with a NaN coordinate.
@@ -347,4 +347,4 @@ STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) {
   m.impl("box_mean_pool_backward", TORCH_BOX(&box_mean_pool_backward));
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -7,7 +7,7 @@
 
 #include "../common.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
@@ -50,4 +50,4 @@ inline void narrow(const float* in, int64_t n, Half* out) {
 }
 #endif
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -3,7 +3,7 @@
 
 #include "convert.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // Elements of a map [N,C,H,W] along its cells (row by row), or along its channels.
 struct Run {
@@ -114,4 +114,4 @@ class FeatureMap {
   }
 };
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -6,7 +6,7 @@
 
 #include "../common.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kRegisters = 32;
@@ -105,4 +105,4 @@ void interleave(const T* rows, int64_t ld, int count, int64_t depth, T* panel, i
   }
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -10,7 +10,7 @@
 #include "load_vector.h"
 #include "pyramid.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // The scratch is planar [channels][rows][width] or interleaved [rows][width][channels], as its map. Interleaved channels are
 // padded to whole vectors; planar rows have room for a vector that begins at any of their cells.
@@ -89,4 +89,4 @@ void fill_gradients(const Pyramid& gradients, const Touches& touches, const Add&
   });
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -7,7 +7,7 @@
 
 #include "../common.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // Asks for huge pages, where the system has some to give; before anything is written.
 inline void use_huge_pages(Tensor& tensor) {
@@ -20,4 +20,4 @@ inline void use_huge_pages(Tensor& tensor) {
 #endif
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

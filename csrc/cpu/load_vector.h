@@ -4,7 +4,7 @@
 #include "convert.h"
 #include "gemm.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // The type in which sums are made.
 template <class T>
@@ -31,4 +31,4 @@ inline Vec<float> load_vector(const Half* p) {
 #endif
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -12,7 +12,7 @@
 #include "huge_pages.h"
 #include "weight_map.h"
 
-namespace gkd {
+namespace gkd::cpu {
 namespace {
 
 // Elements that are summed up in the accumulation type before they join a double; buffers of them stay in the
@@ -339,4 +339,4 @@ STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) {
   m.impl("masked_imitation_backward", TORCH_BOX(&masked_imitation_backward));
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -11,7 +11,7 @@
 #include "convert.h"
 #include "gemm.h"
 
-namespace gkd {
+namespace gkd::cpu {
 namespace {
 
 // Gram matrices that all threads may hold together; a problem that needs more gets it, alone.
@@ -261,4 +261,4 @@ Tensor matching_pursuit(const Tensor& student, const Tensor& teacher, const Tens
 
 STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) { m.impl("matching_pursuit", TORCH_BOX(&matching_pursuit)); }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -1,9 +1,9 @@
 // RoIAlign over a pyramid. Planar maps are pooled along their rows, interleaved ones along their channels, and neither is copied;
 // the backward pass is the transpose, gathered tile by tile of the gradient.
 #include "gradient_tiles.h"
-#include "roi_sampling.h"
+#include "roi_weights.h"
 
-namespace gkd {
+namespace gkd::cpu {
 namespace {
 
 template <class A>
@@ -381,4 +381,4 @@ STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) {
   m.impl("multiscale_roi_align_backward", TORCH_BOX(&multiscale_roi_align_backward));
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -6,7 +6,7 @@
 
 #include "unit_rows.h"
 
-namespace gkd {
+namespace gkd::cpu {
 namespace {
 
 constexpr int kBlockTiles = 4;  // register tiles that share a panel of prototypes while it is in the first-level cache
@@ -219,4 +219,4 @@ Result pairwise_discrepancy(const Tensor& student, const Tensor& teacher, const 
 
 STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) { m.impl("pairwise_discrepancy", TORCH_BOX(&pairwise_discrepancy)); }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

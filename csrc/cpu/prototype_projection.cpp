@@ -3,7 +3,7 @@
 
 #include "unit_rows.h"
 
-namespace gkd {
+namespace gkd::cpu {
 namespace {
 
 constexpr int kBlockTiles = 4;  // register tiles that share a panel of prototypes while it is in the first-level cache
@@ -108,4 +108,4 @@ STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CPU, m) {
   m.impl("prototype_projection_backward", TORCH_BOX(&prototype_projection_backward));
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

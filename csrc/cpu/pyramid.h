@@ -4,7 +4,7 @@
 #include "../common.h"
 #include "feature_map.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // Planar (NCHW): the cells of a row are adjacent. Otherwise interleaved (channels_last): the channels of a cell are.
 inline bool is_planar(const FeatureMap& map) { return map.stride(3) == 1 || map.width == 1; }
@@ -49,4 +49,4 @@ inline std::vector<Tensor> new_gradients(const Tensor& like, const PyramidShape&
   return gradients;
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

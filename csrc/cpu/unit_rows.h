@@ -6,7 +6,7 @@
 
 #include "gemm.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // out[0:n] = row `row` of a contiguous [*, n] tensor of any floating dtype.
 template <class T>
@@ -100,4 +100,4 @@ struct Panels {
   }
 };
 
-}  // namespace gkd
+}  // namespace gkd::cpu

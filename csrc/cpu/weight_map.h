@@ -7,7 +7,7 @@
 
 #include "convert.h"
 
-namespace gkd {
+namespace gkd::cpu {
 
 // clip(floor(log2(sqrt((w+1)(h+1)) / base + 1e-6)), 0, L-1); infinite corners may give NaN, which is level 0.
 inline int64_t imitation_level(const float* box, int64_t levels, float base) {
@@ -58,4 +58,4 @@ inline bool has_nan(const float* box) {
   return std::isnan(box[0]) || std::isnan(box[1]) || std::isnan(box[2]) || std::isnan(box[3]);
 }
 
-}  // namespace gkd
+}  // namespace gkd::cpu

@@ -7,9 +7,9 @@
 #include <limits>
 
 #include "../common.h"
-#include "pyramid.h"
+#include "device_pyramid.h"
 
-namespace gkd {
+namespace gkd::cuda {
 
 // Makes the device of a tensor the current one for as long as it lives.
 class OnDeviceOf {
@@ -76,4 +76,4 @@ struct BoundPyramid {
 
 inline void check_launch(const char* error) { STD_TORCH_CHECK(error == nullptr, "CUDA: ", error ? error : ""); }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -3,7 +3,7 @@
 
 #include "elements.cuh"
 
-namespace gkd {
+namespace gkd::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -66,4 +66,4 @@ __device__ inline int sort_group(int count, int group, const GroupOf& group_of, 
   return start;
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -3,7 +3,7 @@
 
 #include "binding.h"
 
-namespace gkd {
+namespace gkd::cuda {
 namespace {
 
 // A call with the tensors that it points into.
@@ -71,4 +71,4 @@ STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CUDA, m) {
   m.impl("box_mean_pool_backward", TORCH_BOX(&backward));
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

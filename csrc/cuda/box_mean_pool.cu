@@ -12,7 +12,7 @@
 
 #include "tiles.cuh"
 
-namespace gkd {
+namespace gkd::cuda {
 namespace {
 
 struct Rectangle {
@@ -321,4 +321,4 @@ const char* box_mean_pool_backward(const BoxMeanPool& call, Element element, con
   return launch_error();
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -1,9 +1,9 @@
 // Box mean pooling with raw pointers to memory of the device.
 #pragma once
 
-#include "pyramid.h"
+#include "device_pyramid.h"
 
-namespace gkd {
+namespace gkd::cuda {
 
 // A box on the map of one level: rows top..bottom, columns left..right, ends excluded. Area NaN: a box with a NaN coordinate,
 // or without an image, which has no cells.
@@ -32,4 +32,4 @@ const char* box_mean_pool(const BoxMeanPool& call, Element element, const Pyrami
 // `call.maps` are the gradients to be written; `gradient` [L,B,C].
 const char* box_mean_pool_backward(const BoxMeanPool& call, Element element, const float* gradient, void* stream);
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -1,10 +1,10 @@
 // Elements of maps, computed with as float: one by one, or 16 bytes at once.
 #pragma once
 
+#include "device_pyramid.h"
 #include "launch.cuh"
-#include "pyramid.h"
 
-namespace gkd {
+namespace gkd::cuda {
 
 // Calls body with a value of the C++ type of an element.
 template <class Body>
@@ -78,4 +78,4 @@ __device__ inline void store_lanes(const float (&values)[kVector<T>], int count,
     if (k < count) assign(to[k], values[k]);
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -15,7 +15,7 @@
 #define GKD_LAUNCH(kernel, grid, block, stream, ...) \
   kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 
-namespace gkd {
+namespace gkd::cuda {
 
 // What went wrong with the launches so far, or null.
 inline const char* launch_error() {
@@ -23,5 +23,5 @@ inline const char* launch_error() {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda
 #endif

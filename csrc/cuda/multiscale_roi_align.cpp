@@ -3,7 +3,7 @@
 
 #include "binding.h"
 
-namespace gkd {
+namespace gkd::cuda {
 namespace {
 
 struct Sampling {
@@ -86,4 +86,4 @@ STABLE_TORCH_LIBRARY_IMPL(gkd_fast, CUDA, m) {
   m.impl("multiscale_roi_align_backward", TORCH_BOX(&backward));
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -12,7 +12,7 @@
 #include "roi_sampling.cuh"
 #include "tiles.cuh"
 
-namespace gkd {
+namespace gkd::cuda {
 namespace {
 
 // One block a group; the last one is that of boxes that pool to zeros.
@@ -320,4 +320,4 @@ const char* multiscale_roi_align_backward(const RoiAlign& call, Element element,
   return launch_error();
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

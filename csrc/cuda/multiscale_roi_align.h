@@ -3,9 +3,9 @@
 
 #include <cmath>
 
-#include "pyramid.h"
+#include "device_pyramid.h"
 
-namespace gkd {
+namespace gkd::cuda {
 
 // A box on the map of its level, in cells; group = level * N + image, or L * N for a box that pools to zeros. All of its
 // samples lie in rows top..bottom, columns left..right, ends excluded.
@@ -43,4 +43,4 @@ const char* multiscale_roi_align(const RoiAlign& call, Element element, void* po
 // `call.maps` are the gradients to be written; `gradient` has the shape and elements of `pooled`.
 const char* multiscale_roi_align_backward(const RoiAlign& call, Element element, const void* gradient, void* stream);
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -9,7 +9,7 @@
 #include "block.cuh"
 #include "multiscale_roi_align.h"
 
-namespace gkd {
+namespace gkd::cuda {
 
 // Weights of one sample along one axis; none outside of the map.
 struct Sample {
@@ -138,4 +138,4 @@ __device__ inline Roi place_roi(const RoiAlign& call, int box, int group) {
   return roi;
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -4,7 +4,7 @@
 
 #include "block.cuh"
 
-namespace gkd {
+namespace gkd::cuda {
 
 struct Tile {
   int level, image, top, left;
@@ -59,4 +59,4 @@ struct GradientTile {
   }
 };
 
-}  // namespace gkd
+}  // namespace gkd::cuda

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
-from gkd_fast.detectors.base import Instances, SoftPairs, StudentPass, plain_targets, pyramid_strides
+from gkd_fast.detectors.base import StudentPass, plain_targets
 from gkd_fast.detectors.build import DetectorSpec, build_detector, detector_from_weights, specs
+from gkd_fast.detectors.detection import Detection, DetectorAdapter
 from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
 from gkd_fast.detectors.retinanet import RetinaNetAdapter
-
-DetectorAdapter = FasterRCNNAdapter | RetinaNetAdapter
 
 
 def adapt(model: FasterRCNN | RetinaNet) -> DetectorAdapter:
@@ -26,17 +25,15 @@ def adapt(model: FasterRCNN | RetinaNet) -> DetectorAdapter:
 
 
 __all__ = [
+    "Detection",
     "DetectorAdapter",
     "DetectorSpec",
     "FasterRCNNAdapter",
-    "Instances",
     "RetinaNetAdapter",
-    "SoftPairs",
     "StudentPass",
     "adapt",
     "build_detector",
     "detector_from_weights",
     "plain_targets",
-    "pyramid_strides",
     "specs",
 ]

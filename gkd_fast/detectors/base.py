@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,47 +11,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from gkd_fast.instances import Instances, image_numbers
+
 Target = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Instances:
-    """The instances that are distilled: the student's positive proposals, or the ground truth.
-
-    Attributes:
-        boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
-        image_index: int64 [B], the image of the batch.
-        labels: int64 [B], class from 0 (background has no number here).
-    """
-
-    boxes: Tensor
-    image_index: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class SoftPairs:
-    """Logits of student and teacher for the same S places, with what their robust weights need.
-
-    Attributes:
-        student, teacher: float [S,K'] class logits.
-        instance: int64 [S], index into `Instances`; -1: none, the place counts for nothing.
-        level: int64 [S], pyramid level.
-        student_embedding, teacher_embedding: [S,C_S], [S,C_T] mean RoI features, for a two-stage detector.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    instance: Tensor
-    level: Tensor
-    student_embedding: Tensor | None = None
-    teacher_embedding: Tensor | None = None
-
-    def of_instances(self) -> SoftPairs:
-        """The places of an instance alone, for losses that depend on their order; waits for the device."""
-        chosen = torch.where(self.instance >= 0)[0]
-        rows = (value if value is None else value[chosen] for value in vars(self).values())
-        return SoftPairs(*rows)
 
 
 @dataclass(frozen=True)
@@ -113,11 +74,6 @@ def plain_targets(targets: list[Target], device: torch.device) -> list[dict[str,
     ]
 
 
-def image_numbers(rows: list[Tensor]) -> Tensor:
-    """int64 [sum B_i], the number i of the image that each row belongs to, from the B_i rows of every image."""
-    return torch.cat([r.new_full((len(r),), number, dtype=torch.int64) for number, r in enumerate(rows)])
-
-
 def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
     """All ground-truth boxes of a batch as instances."""
     return Instances(
@@ -132,32 +88,3 @@ def level_anchors(generator: AnchorGenerator, images: ImageList, features: list[
     per_cell = generator.num_anchors_per_location()
     counts = [f.shape[-2] * f.shape[-1] * number for f, number in zip(features, per_cell, strict=True)]
     return list(generator(images, features)[0].split(counts))
-
-
-def pyramid_strides(batch_shape: torch.Size, features: list[Tensor]) -> list[int]:
-    """Strides of the levels from the padded batch [N,3,H,W] and its features.
-
-    The last levels halve the map before them with rounding up, so that the quotient is no power of two.
-    """
-    side = 2 if batch_shape[2] > batch_shape[3] else 3
-    strides: list[int] = []
-    for feature in features:
-        quotient = batch_shape[side] / feature.shape[side]
-        exact = quotient == 2 ** round(math.log2(quotient)) and feature.shape[side] > 1
-        strides.append(int(quotient) if exact or not strides else 2 * strides[-1])
-    return strides
-
-
-def float_outputs(module: nn.Module) -> None:
-    """Make a head return float32 under autocast, so that losses and box decoding run in float32."""
-    module.register_forward_hook(lambda _module, _inputs, output: _to_float(output))
-
-
-def _to_float(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_float(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _to_float(item) for name, item in value.items()}
-    return value

@@ -10,15 +10,13 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from gkd_fast import ops, parallel
 from gkd_fast.detectors.base import (
-    Instances,
-    SoftPairs,
     StudentPass,
-    float_outputs,
-    image_numbers,
     level_anchors,
     normalised_batch,
 )
+from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.sampling import ImageSampler
+from gkd_fast.instances import Instances, SoftPairs, image_numbers
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
@@ -29,26 +27,48 @@ def _has_roi_align(device: torch.device) -> bool:
 
 
 class FasterRCNNAdapter:
-    """Runs the parts of a `FasterRCNN` one by one and keeps what lies between them."""
+    """Runs the parts of a `FasterRCNN` one by one and keeps what lies between them.
+
+    Args:
+        model: stays as it is; its heads are those of the adapter from now on, whatever replaces them in the model.
+    """
 
     stage = "two_stage"
 
     def __init__(self, model: FasterRCNN) -> None:
         self.model = model
         pool = model.roi_heads.box_roi_pool
-        if _has_roi_align(next(model.parameters()).device):
-            model.roi_heads.box_roi_pool = ops.MultiScaleRoIAlign(
-                pool.featmap_names,
-                pool.output_size,
-                pool.sampling_ratio,
-                canonical_scale=pool.canonical_scale,
-                canonical_level=pool.canonical_level,
-                aligned=getattr(pool, "aligned", False),
-            )
-        model.rpn.fg_bg_sampler = ImageSampler(model.rpn.fg_bg_sampler, 0)
-        model.roi_heads.fg_bg_sampler = ImageSampler(model.roi_heads.fg_bg_sampler, 1)
-        float_outputs(model.rpn.head)
-        float_outputs(model.roi_heads.box_predictor)
+        self.roi_align = ops.MultiScaleRoIAlign(
+            pool.featmap_names,
+            pool.output_size,
+            pool.sampling_ratio,
+            canonical_scale=pool.canonical_scale,
+            canonical_level=pool.canonical_level,
+            aligned=getattr(pool, "aligned", False),
+        )
+        self.proposal_head = Float32(model.rpn.head)
+        self.box_predictor = Float32(model.roi_heads.box_predictor)
+
+    def opened(self) -> FasterRCNN:
+        """The detector with our RoIAlign, samplers of one image each and float32 heads; it shares the model's weights.
+
+        It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
+        """
+        rpn, heads = self.model.rpn, self.model.roi_heads
+        return with_parts(
+            self.model,
+            rpn=with_parts(rpn, head=self.proposal_head, fg_bg_sampler=ImageSampler(rpn.fg_bg_sampler, 0)),
+            roi_heads=with_parts(
+                heads,
+                box_roi_pool=self._roi_align(),
+                box_predictor=self.box_predictor,
+                fg_bg_sampler=ImageSampler(heads.fg_bg_sampler, 1),
+            ),
+        )
+
+    def _roi_align(self) -> nn.Module:
+        own = _has_roi_align(next(self.model.parameters()).device)
+        return self.roi_align if own else self.model.roi_heads.box_roi_pool
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
@@ -56,13 +76,12 @@ class FasterRCNNAdapter:
 
     def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
         """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
-        heads = self.model.roi_heads
         parts = {
             "backbone": (self.model.backbone, False),
-            "box head": (heads.box_head, True),
-            "box predictor": (heads.box_predictor, True),
+            "box head": (self.model.roi_heads.box_head, True),
+            "box predictor": (self.box_predictor, True),
         }
-        return parts if teacher else {**parts, "proposal head": (self.model.rpn.head, False)}
+        return parts if teacher else {**parts, "proposal head": (self.proposal_head, False)}
 
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 4 to 64, float."""
@@ -86,13 +105,13 @@ class FasterRCNNAdapter:
         Returns:
             Class logits [B,K+1], background first, and RoI features [B,C,R,R].
         """
-        heads = self.model.roi_heads
-        roi = heads.box_roi_pool(pyramid, boxes, sizes)
-        return heads.box_predictor(heads.box_head(roi))[0], roi
+        roi = self._roi_align()(pyramid, boxes, sizes)
+        return self.box_predictor(self.model.roi_heads.box_head(roi))[0], roi
 
     def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
-        rpn, roi_heads = self.model.rpn, self.model.roi_heads
+        opened = self.opened()
+        rpn, roi_heads = opened.rpn, opened.roi_heads
         for sampler in (rpn.fg_bg_sampler, roi_heads.fg_bg_sampler):
             sampler.seed(targets)
         pyramid = self.pyramid(images)
@@ -132,7 +151,7 @@ class FasterRCNNAdapter:
 
     def _levels(self, own: StudentPass) -> Tensor:
         """The pyramid level [B] that RoIAlign takes for each instance."""
-        pool = self.model.roi_heads.box_roi_pool
+        pool = self.roi_align
         pooled = own.features[: len(pool.featmap_names)]
         strides = [infer_stride(feature, own.soft["sizes"]) for feature in pooled]
         return assign_level(own.instances.boxes, strides, pool.canonical_scale, pool.canonical_level)[0]

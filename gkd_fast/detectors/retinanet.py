@@ -10,23 +10,34 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from gkd_fast import parallel
 from gkd_fast.detectors.base import (
-    SoftPairs,
     StudentPass,
-    float_outputs,
     ground_truth_instances,
     level_anchors,
     normalised_batch,
 )
+from gkd_fast.detectors.opened import Float32, with_parts
+from gkd_fast.instances import SoftPairs
 
 
 class RetinaNetAdapter:
-    """Runs the parts of a `RetinaNet` one by one and keeps what lies between them."""
+    """Runs the parts of a `RetinaNet` one by one and keeps what lies between them.
+
+    Args:
+        model: stays as it is; its head is that of the adapter from now on, whatever replaces it in the model.
+    """
 
     stage = "one_stage"
 
     def __init__(self, model: RetinaNet) -> None:
         self.model = model
-        float_outputs(model.head)
+        self.head = Float32(model.head)
+
+    def opened(self) -> RetinaNet:
+        """The detector with a float32 head, for detection; it shares the model's weights.
+
+        It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
+        """
+        return with_parts(self.model, head=self.head)
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
@@ -34,7 +45,7 @@ class RetinaNetAdapter:
 
     def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
         """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
-        head = ("classification head", self.model.head.classification_head) if teacher else ("head", self.model.head)
+        head = ("classification head", self.model.head.classification_head) if teacher else ("head", self.head)
         return {"backbone": (self.model.backbone, False), head[0]: (head[1], False)}
 
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
@@ -49,7 +60,7 @@ class RetinaNetAdapter:
         """Losses, features and the ground truth as instances."""
         pyramid = self.pyramid(images)
         features = list(pyramid.values())
-        outputs = self.model.head(features)
+        outputs = self.head(features)
         anchors = self.model.anchor_generator(images, features)
         matched = [self._match(boxes, target["boxes"]) for boxes, target in zip(anchors, targets, strict=True)]
         part = parallel.share(len(targets), features[0])

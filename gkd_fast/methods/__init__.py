@@ -1,42 +1,24 @@
-"""Distillation methods beside global knowledge, one file each, alone or combined with it.
+"""Distillation methods, one file each, alone or combined.
 
 A method is a module built from a `Setup` and the settings. Its forward takes a `Step`, all that a training step offers,
-in float32 and outside of autocast, and returns its weighted loss terms by name, float32 scalars to be added up. What it
-trains beside the student (adapters, generators) are its parameters.
+and returns its weighted loss terms by name, float32 scalars to be added up. What it trains beside the student
+(adapters, generators) are its parameters; what it needs beside maps and boxes stands in `needs`.
 """
 
-from __future__ import annotations
-
-from torch import nn
-
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step
-from gkd_fast.methods.crosskd import CrossKD
-from gkd_fast.methods.cwd import CWD
-from gkd_fast.methods.defeat import DeFeat
-from gkd_fast.methods.fbkd import FBKD
-from gkd_fast.methods.fgd import FGD
-from gkd_fast.methods.fgfi import FGFI
-from gkd_fast.methods.mgd import MGD
-from gkd_fast.methods.pkd import PKD
-from gkd_fast.methods.rkd import RKD
+from gkd_fast.methods.grammar import Method, resolved
+from gkd_fast.methods.registry import MASKED, METHODS, build_methods, check_needs, uses_prototypes
+from gkd_fast.methods.settings import Settings
 
-METHODS = {
-    "fgfi": FGFI,
-    "defeat": DeFeat,
-    "fbkd": FBKD,
-    "rkd": RKD,
-    "cwd": CWD,
-    "pkd": PKD,
-    "fgd": FGD,
-    "mgd": MGD,
-    "crosskd": CrossKD,
-}
-
-
-def build_terms(names: tuple[str, ...], setup: Setup, config: TermConfig) -> nn.ModuleDict:
-    """The methods of the given names, keys of `METHODS`, in their order."""
-    return nn.ModuleDict({name: METHODS[name](setup, config) for name in names})
-
-
-__all__ = ["METHODS", "Setup", "Step", "build_terms"]
+__all__ = [
+    "MASKED",
+    "METHODS",
+    "Method",
+    "Settings",
+    "Setup",
+    "Step",
+    "build_methods",
+    "check_needs",
+    "resolved",
+    "uses_prototypes",
+]

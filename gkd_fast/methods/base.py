@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
 
-from gkd_fast.detectors import DetectorAdapter, Instances, StudentPass
+from gkd_fast.instances import Instances
+
+NEEDS = {
+    "anchors": "the student's anchors: Distiller(anchors=...)",
+    "crossed heads": "the heads of two torchvision RetinaNets: gkd_fast.train --detector retinanet",
+}
+"""What a method may need beside maps and boxes, and where it comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +24,28 @@ class Setup:
 
     Attributes:
         stage: ``two_stage`` or ``one_stage``.
-        student_channels, teacher_channels: of the pyramids.
-        levels: of both pyramids.
+        student_channels, teacher_channels: of the L levels of both pyramids.
+        offered: what there is beside maps and boxes: ``anchors``, ``logits``, ``proposals``, ``crossed heads``.
     """
 
     stage: str
-    student_channels: int
-    teacher_channels: int
-    levels: int
+    student_channels: tuple[int, ...]
+    teacher_channels: tuple[int, ...]
+    offered: frozenset[str] = frozenset()
+
+    @property
+    def levels(self) -> int:
+        """Levels of both pyramids."""
+        return len(self.student_channels)
 
     @property
     def own_levels(self) -> int:
         """Levels with content of their own: a two-stage pyramid's last level repeats cells of the one before."""
-        return self.levels - 1 if self.stage == "two_stage" else self.levels
+        return self.levels - 1 if self.stage == "two_stage" and self.levels > 1 else self.levels
+
+    def channels(self, levels: int) -> list[tuple[int, int]]:
+        """Channels of student and teacher on each of the first levels."""
+        return list(zip(self.student_channels, self.teacher_channels, strict=True))[:levels]
 
     def of(self, pair: tuple[float, float]) -> float:
         """The two-stage or the one-stage value of a setting."""
@@ -41,37 +57,48 @@ class Step:
     """What one training step offers.
 
     Attributes:
-        student: L raw maps [N,C_S,H_l,W_l], float32, with gradient.
-        teacher: L maps [N,C_T,H_l,W_l], float32, without gradient.
-        strides: of the L levels, in pixels.
-        truth: B ground-truth instances.
-        weights: [L,B], what each of them counts in a mask: 1, or its robust weight.
-        images: the padded batch.
-        own: the student's training pass.
-        student_network, teacher_network: both detectors.
+        student: L raw maps [N,C_S,H_l,W_l], with gradient.
+        teacher: L maps [N,C_T,H_l,W_l] of the same sizes, without gradient.
+        teacher_own: the same in the teacher's own sizes.
+        strides, teacher_strides: of the L levels of `student` and `teacher_own`, in pixels.
+        truth: the ground truth, B instances.
+        instances: what global knowledge compares: the positive proposals of a two-stage detector, or the ground truth.
+        weights: [L,B], what each ground-truth instance counts in a mask: 1, or its robust weight.
+        images: [N,3,H,W], the padded batch.
+        bank: the prototypes, None where there are none yet.
+        kappa: attenuation, a scalar on the device.
+        anchors: gives the student's anchors of each level [H_l*W_l*A,4], cell by cell.
+        soft: gives logits of both networks for soft labels, from the robust weights' level of each instance; or None.
+        detection: what a torchvision detector showed in this step (`gkd_fast.detectors.Detection`), or None.
     """
 
     student: list[Tensor]
     teacher: list[Tensor]
-    strides: list[int]
+    teacher_own: list[Tensor]
+    strides: tuple[float, ...]
+    teacher_strides: tuple[float, ...]
     truth: Instances
+    instances: Instances
     weights: Tensor
-    images: ImageList
-    own: StudentPass
-    student_network: DetectorAdapter
-    teacher_network: DetectorAdapter
+    images: Tensor
+    bank: Any = None
+    kappa: Tensor | float = 1.0
+    anchors: Callable[[], list[Tensor]] | None = None
+    soft: Callable[[], Any] | None = None
+    detection: Any = None
 
 
 def aligned(setup: Setup, levels: int) -> nn.ModuleList:
     """For each level a 1x1 convolution to the teacher's channels, or nothing where the channels are equal."""
-    if setup.student_channels == setup.teacher_channels:
-        return nn.ModuleList(nn.Identity() for _ in range(levels))
-    return nn.ModuleList(nn.Conv2d(setup.student_channels, setup.teacher_channels, 1) for _ in range(levels))
+    return nn.ModuleList(
+        nn.Identity() if student == teacher else nn.Conv2d(student, teacher, 1)
+        for student, teacher in setup.channels(levels)
+    )
 
 
 def near_zero_adapters(setup: Setup, levels: int) -> nn.ModuleList:
     """For each level a 3x3 convolution to the teacher's channels that starts near 0 (normal, 1e-4, cut at 2)."""
-    adapters = [nn.Conv2d(setup.student_channels, setup.teacher_channels, 3, padding=1) for _ in range(levels)]
+    adapters = [nn.Conv2d(student, teacher, 3, padding=1) for student, teacher in setup.channels(levels)]
     for adapter in adapters:
         nn.init.trunc_normal_(adapter.weight, std=1e-4, a=-2e-4, b=2e-4)
         nn.init.zeros_(adapter.bias)

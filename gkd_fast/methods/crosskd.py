@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.ops import generalized_box_iou_loss
 
-from gkd_fast.config_terms import TermConfig
-from gkd_fast.methods.base import Setup, Step, standardised
+from gkd_fast.methods.base import Setup, Step, aligned, standardised
+from gkd_fast.ranges import NOT_NEGATIVE
 
 _CROSSING = 3  # convolutions of the student's head before its map enters the teacher's (published configuration)
 _BETWEEN_THRESHOLDS = -2  # torchvision's Matcher: neither object nor background
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossKDSettings:
+    """Settings of CrossKD."""
+
+    crosskd_class_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    """CrossKD: weight of the crossed class predictions (published configuration)."""
+    crosskd_box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    """CrossKD: weight of the crossed boxes (same source)."""
 
 
 class CrossKD(nn.Module):
@@ -27,12 +40,12 @@ class CrossKD(nn.Module):
     where the channels differ. N_pos counts the batch's positive anchors.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    needs = ("crossed heads",)
+    parts = ("class", "box")
+
+    def __init__(self, setup: Setup, config: CrossKDSettings) -> None:
         super().__init__()
-        same = setup.student_channels == setup.teacher_channels
-        self.align_class, self.align_box = (
-            nn.Identity() if same else nn.Conv2d(setup.student_channels, setup.teacher_channels, 1) for _ in range(2)
-        )
+        self.align_class, self.align_box = (aligned(setup, 1)[0] for _ in range(2))
         self.class_weight = config.crosskd_class_weight
         self.box_weight = config.crosskd_box_weight
 
@@ -42,18 +55,19 @@ class CrossKD(nn.Module):
         Raises:
             ValueError: if both networks differ in anchors or classes.
         """
-        student, teacher = step.student_network.model, step.teacher_network.model
+        shown = step.detection
+        student, teacher = shown.student.model, shown.teacher.model
         crossed_class, teacher_class = self._predictions(step, "classification_head", "cls_logits", self.align_class)
         crossed_box, teacher_box = self._predictions(step, "regression_head", "bbox_reg", self.align_box)
-        matched = step.own.soft["matched"]
-        own_shape = step.own.soft["logits"].shape
+        matched = shown.own.soft["matched"]
+        own_shape = shown.own.soft["logits"].shape
         if teacher_class.shape != own_shape:
             raise ValueError(
                 f"teacher's anchors and classes: expected logits {list(own_shape)}, got {list(teacher_class.shape)}"
             )
         positives = (matched >= 0).sum().clamp(min=1)
         decided = (matched != _BETWEEN_THRESHOLDS).to(teacher_class.dtype)
-        anchors = torch.cat(step.student_network.anchors(step.images, step.student))
+        anchors = torch.cat(step.anchors())
         boxes = [decode(codes, anchors, network) for codes, network in ((crossed_box, student), (teacher_box, teacher))]
         # Output 0 of torchvision's RetinaNet is the background, which is never a target.
         terms = (
@@ -64,7 +78,8 @@ class CrossKD(nn.Module):
 
     def _predictions(self, step: Step, head: str, last: str, align: nn.Module) -> tuple[Tensor, Tensor]:
         """Crossed and teacher's predictions of one branch, [N,sum H_l W_l A,K] each."""
-        own, other = (getattr(network.model.head, head) for network in (step.student_network, step.teacher_network))
+        networks = step.detection.student, step.detection.teacher
+        own, other = (getattr(network.model.head, head) for network in networks)
         crossed, reference = [], []
         for student, teacher in zip(step.student, step.teacher, strict=True):
             with torch.no_grad():

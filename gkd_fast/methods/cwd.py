@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step, aligned
+from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class CWDSettings:
+    """Settings of CWD."""
+
+    cwd_weight: Annotated[float, NOT_NEGATIVE] = 5.0
+    """CWD: weight (published configuration for RetinaNet's pyramid)."""
+    cwd_temperature: Annotated[float, POSITIVE] = 1.0
+    """CWD: temperature of the softmax over a channel's cells (same source)."""
 
 
 class CWD(nn.Module):
@@ -17,7 +30,9 @@ class CWD(nn.Module):
     A 1x1 convolution precedes where the channels differ.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    parts = ("channels",)
+
+    def __init__(self, setup: Setup, config: CWDSettings) -> None:
         super().__init__()
         self.align = aligned(setup, setup.levels)
         self.weight = config.cwd_weight

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gkd_fast import ops
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters
+from gkd_fast.pyramids import imitation
+from gkd_fast.ranges import NOT_NEGATIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeFeatSettings:
+    """Settings of DeFeat."""
+
+    defeat_foreground_weight: Annotated[float, NOT_NEGATIVE] = 3.0
+    """DeFeat: weight of the features in objects (published configuration for Faster R-CNN on VOC)."""
+    defeat_background_weight: Annotated[float, NOT_NEGATIVE] = 12.0
+    """DeFeat: weight of the features outside of objects (same source)."""
+    defeat_positive_weight: Annotated[float, NOT_NEGATIVE] = 2.0
+    """DeFeat: weight of the class logits of positive proposals (same source; two-stage only)."""
+    defeat_negative_weight: Annotated[float, NOT_NEGATIVE] = 2.0
+    """DeFeat: weight of the class logits of negative proposals (same source; two-stage only)."""
 
 
 class DeFeat(nn.Module):
@@ -19,13 +36,16 @@ class DeFeat(nn.Module):
 
     Features: mean over the levels; a box belongs to the level of its size, I is its weight, and
     N_obj and N_bg sum I and 1 - [I > 0]. The published code divides by C as well, which its weights take for granted.
-    g: 3x3 convolutions. The logits of a one-stage detector are not distilled, its proposals being all anchors.
+    g: 3x3 convolutions. Logits are distilled where a two-stage detector shows its proposals; those of one-stage
+    detectors are not, their proposals being all anchors.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    def __init__(self, setup: Setup, config: DeFeatSettings) -> None:
         super().__init__()
         self.adapters = near_zero_adapters(setup, setup.levels)
-        self.stage = setup.stage
+        self.register_buffer("channels", torch.tensor(setup.teacher_channels), persistent=False)
+        self.proposals = "proposals" in setup.offered
+        self.parts = ("foreground", "background", *(("positive", "negative") if self.proposals else ()))
         self.foreground_weight = config.defeat_foreground_weight
         self.background_weight = config.defeat_background_weight
         self.positive_weight = config.defeat_positive_weight
@@ -34,22 +54,19 @@ class DeFeat(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``foreground`` and ``background``; of a two-stage detector also ``positive`` and ``negative``."""
         adapted = [adapter(student) for adapter, student in zip(self.adapters, step.student, strict=True)]
-        sums = ops.masked_imitation(
-            adapted, step.teacher, step.truth.boxes, step.truth.image_index, step.weights, step.strides
-        )
-        channels = adapted[0].shape[1]
+        sums = imitation(adapted, step.teacher, step.truth, step.weights, step.strides)
+        channels = self.channels.to(sums.foreground)
         foreground = sums.foreground / (2 * channels * sums.foreground_weight).clamp(min=1)
         background = sums.background / (2 * channels * sums.background_cells).clamp(min=1)
         terms = {
             "foreground": self.foreground_weight * foreground.mean(),
             "background": self.background_weight * background.mean(),
         }
-        return terms | self._proposals(step) if self.stage == "two_stage" else terms
+        return terms | self._proposals(step) if self.proposals else terms
 
     def _proposals(self, step: Step) -> dict[str, Tensor]:
-        soft, teacher = step.own.soft, step.teacher_network
-        names = teacher.model.roi_heads.box_roi_pool.featmap_names
-        pyramid = dict(zip(names, step.teacher, strict=False))
+        soft, teacher = step.detection.own.soft, step.detection.teacher
+        pyramid = step.detection.teacher_pyramid(step.teacher)
         logits, _ = teacher.classify(pyramid, soft["proposals"], soft["sizes"])
         positive, negative = decoupled_divergence(soft["proposal_logits"], logits, soft["is_object"])
         return {"positive": self.positive_weight * positive, "negative": self.negative_weight * negative}

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step
+from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class FBKDSettings:
+    """Settings of FBKD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
+
+    fbkd_temperature: Annotated[tuple[float, float], POSITIVE] = (0.5, 0.1)
+    """FBKD: temperature of the attention masks (published code); two-stage, one-stage."""
+    fbkd_masked_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (7e-5, 4.2e-4)
+    """FBKD: weight of the masked feature imitation (published code); two-stage, one-stage."""
+    fbkd_attention_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (4e-3, 2.4e-2)
+    """FBKD: weight of the attention imitation (same source); two-stage, one-stage."""
+    fbkd_relation_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (7e-5, 4.2e-4)
+    """FBKD: weight of the non-local relation (same source); two-stage, one-stage."""
 
 
 class FBKD(nn.Module):
@@ -22,13 +39,15 @@ class FBKD(nn.Module):
     published code.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    parts = ("attention", "masked", "relation")
+
+    def __init__(self, setup: Setup, config: FBKDSettings) -> None:
         super().__init__()
-        channels, levels = setup.teacher_channels, range(setup.own_levels)
-        self.adapters = nn.ModuleList(nn.Conv2d(setup.student_channels, channels, 1) for _ in levels)
-        self.student_relation = nn.ModuleList(NonLocal(channels) for _ in levels)
-        self.teacher_relation = nn.ModuleList(NonLocal(channels) for _ in levels)
-        self.relation_adapters = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in levels)
+        levels = setup.channels(setup.own_levels)
+        self.adapters = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in levels)
+        self.student_relation = nn.ModuleList(NonLocal(teacher) for _, teacher in levels)
+        self.teacher_relation = nn.ModuleList(NonLocal(teacher) for _, teacher in levels)
+        self.relation_adapters = nn.ModuleList(nn.Conv2d(teacher, teacher, 1) for _, teacher in levels)
         self.temperature = setup.of(config.fbkd_temperature)
         self.weights = {
             "attention": setup.of(config.fbkd_attention_weight),

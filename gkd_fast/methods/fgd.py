@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step, aligned, attention, paint
+from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGDSettings:
+    """Settings of FGD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
+
+    fgd_temperature: Annotated[float, POSITIVE] = 0.5
+    """FGD: temperature of the attention (published configurations)."""
+    fgd_foreground_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-5, 1e-3)
+    """FGD: weight of the foreground features (paper's alpha; published code); two-stage, one-stage."""
+    fgd_background_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (2.5e-5, 5e-4)
+    """FGD: weight of the background features (paper's beta; same source); two-stage, one-stage."""
+    fgd_attention_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-5, 1e-3)
+    """FGD: weight of the attention (paper's gamma; same source); two-stage, one-stage."""
+    fgd_global_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-7, 5e-6)
+    """FGD: weight of the global relation (paper's lambda; same source); two-stage, one-stage."""
 
 
 class FGD(nn.Module):
@@ -24,11 +43,14 @@ class FGD(nn.Module):
     trained. A 1x1 convolution precedes where the channels differ.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    parts = ("foreground", "background", "attention", "global")
+
+    def __init__(self, setup: Setup, config: FGDSettings) -> None:
         super().__init__()
+        teacher_channels = setup.teacher_channels[: setup.own_levels]
         self.align = aligned(setup, setup.own_levels)
-        self.student_context = nn.ModuleList(GlobalContext(setup.teacher_channels) for _ in range(setup.own_levels))
-        self.teacher_context = nn.ModuleList(GlobalContext(setup.teacher_channels) for _ in range(setup.own_levels))
+        self.student_context = nn.ModuleList(map(GlobalContext, teacher_channels))
+        self.teacher_context = nn.ModuleList(map(GlobalContext, teacher_channels))
         self.temperature = config.fgd_temperature
         self.weights = {
             "foreground": setup.of(config.fgd_foreground_weight),

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters, paint
 from gkd_fast.ops.reference.masked_imitation import imitation_level
+from gkd_fast.pyramids import BASE_SIZE
+from gkd_fast.ranges import FRACTION, NOT_NEGATIVE
 
-_BASE_SIZE = 56.0  # pixels; boxes of twice this side leave the first level, as in ops.masked_imitation
+
+@dataclass(frozen=True, kw_only=True)
+class FGFISettings:
+    """Settings of FGFI."""
+
+    fgfi_weight: Annotated[float, NOT_NEGATIVE] = 0.01
+    """FGFI: weight of the imitation (published code)."""
+    fgfi_threshold: Annotated[float, FRACTION] = 0.5
+    """FGFI: fraction of a box's largest IoU above which an anchor is near it (paper's psi)."""
 
 
 class FGFI(nn.Module):
@@ -22,7 +34,10 @@ class FGFI(nn.Module):
     in their comparison. I is the largest weight of the boxes that mark a cell. g_l: 3x3 convolutions.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    needs = ("anchors",)
+    parts = ("imitation",)
+
+    def __init__(self, setup: Setup, config: FGFISettings) -> None:
         super().__init__()
         self.adapters = near_zero_adapters(setup, setup.levels)
         self.weight = config.fgfi_weight
@@ -30,8 +45,9 @@ class FGFI(nn.Module):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``imitation``."""
-        level = imitation_level(step.truth.boxes, len(step.student), _BASE_SIZE)
-        anchors = step.student_network.anchors(step.images, step.student)
+        level = imitation_level(step.truth.boxes, len(step.student), BASE_SIZE)
+        assert step.anchors is not None
+        anchors = step.anchors()
         sums = []
         for index, (adapter, student, teacher) in enumerate(
             zip(self.adapters, step.student, step.teacher, strict=True)

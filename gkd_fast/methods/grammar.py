@@ -1,4 +1,4 @@
-"""The distillation methods of a study, each written as one word: ``gkd``, ``fgd@20``, ``gkd+fgfi+robust``."""
+"""The notation of methods: ``gkd``, ``fgd@20``, ``gkd+fgfi+robust``."""
 
 from __future__ import annotations
 
@@ -7,96 +7,99 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from gkd_fast.config import DistillConfig
-from gkd_fast.config_terms import MASKED_TERMS, TERMS
 from gkd_fast.errors import InputError
+from gkd_fast.methods.registry import MASKED, METHODS
+from gkd_fast.methods.settings import Settings
 
-CONTROL = "control"
 ROBUST = "robust"
 _GLOBAL_KNOWLEDGE = ("global_weight", "foreground_weight", "background_weight", "soft_weight")
 
 
 @dataclass(frozen=True)
 class Method:
-    """Terms, each with the factor by which all its weights are multiplied.
+    """Methods that distil together, each with the factor by which all its weights are multiplied.
 
     Attributes:
-        factors: (name, factor) of each term.
-        robust: whether the terms with masks weigh every box by its robust weight (paper, robust distilling).
+        factors: (name, factor) of each.
+        robust: whether the methods with masks weigh every box by its robust weight (paper, robust distilling).
     """
 
     factors: tuple[tuple[str, float], ...]
     robust: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, option: str = "method") -> Self:
         """Read ``NAME[@FACTOR][+NAME[@FACTOR]...][+robust]``.
+
+        Args:
+            text: to read.
+            option: what the text was given as, for messages.
 
         Raises:
             InputError: for another form, an unknown name, a name given twice, or a factor that is not positive.
         """
-        parts = text.split("+")
+        parts = [part.strip() for part in text.split("+")]
         factors: dict[str, float] = {}
         for part in parts:
             name, at, factor = part.partition("@")
             if part == ROBUST:
                 continue
-            if name not in TERMS:
+            if name not in METHODS:
                 raise InputError(
-                    f"--methods: expected names of {', '.join(TERMS)} joined by '+', each with or without @FACTOR, "
+                    f"{option}: expected names of {', '.join(METHODS)} joined by '+', each with or without @FACTOR, "
                     f"and {ROBUST!r} for masks with robust weights; got {text!r}"
                 )
             if name in factors:
-                raise InputError(f"--methods: expected every name once, got {text!r}")
-            factors[name] = _factor(factor, text) if at else 1.0
-        if ROBUST in parts and not set(factors) & set(MASKED_TERMS):
-            raise InputError(f"--methods: {ROBUST} expects one of {', '.join(MASKED_TERMS)}, got {text!r}")
+                raise InputError(f"{option}: expected every name once, got {text!r}")
+            factors[name] = _factor(factor, text, option) if at else 1.0
+        if ROBUST in parts and not set(factors) & set(MASKED):
+            raise InputError(f"{option}: {ROBUST} expects one of {', '.join(MASKED)}, got {text!r}")
         return cls(tuple(factors.items()), ROBUST in parts)
 
     @property
-    def name(self) -> str:
+    def names(self) -> tuple[str, ...]:
+        """Of the methods, in the order given."""
+        return tuple(name for name, _ in self.factors)
+
+    @property
+    def text(self) -> str:
         """The shortest text that `parse` reads as this method."""
         names = [name if factor == 1 else f"{name}@{factor:.12g}" for name, factor in self.factors]
         return "+".join(names + [ROBUST] * self.robust)
 
-    def applied(self, config: DistillConfig) -> DistillConfig:
-        """A configuration that distils by this method: its terms, with their weights times the factors."""
-        changes: dict[str, object] = {"terms": "+".join(name for name, _ in self.factors)}
+    def applied(self, settings: Settings) -> Settings:
+        """Settings for these methods alone: plain names, their weights times the factors, the masks robust or not."""
+        changes: dict[str, object] = {"method": "+".join(self.names)}
         for name, factor in self.factors:
             for field in _weights(name):
-                weight = getattr(config, field)
+                weight = getattr(settings, field)
                 changes[field] = (
                     tuple(factor * item for item in weight) if isinstance(weight, tuple) else factor * weight
                 )
-        return dataclasses.replace(config, **changes, robust_masks=config.robust_masks or self.robust)
+        return dataclasses.replace(settings, **changes, robust_masks=settings.robust_masks or self.robust)
 
 
-def parse_methods(texts: tuple[str, ...]) -> tuple[Method, ...]:
-    """Read the methods of a study.
+def resolved(settings: Settings, option: str = "method") -> Settings:
+    """Settings with the factors of their own ``method`` in the weights.
 
     Raises:
-        InputError: for none, for one that cannot be read, for two that are the same.
+        InputError: as `Method.parse`.
     """
-    methods = tuple(Method.parse(text) for text in texts if text != CONTROL)
-    if not methods:
-        raise InputError("--methods: expected at least one method beside the control, got none")
-    if len(set(methods)) < len(methods):
-        raise InputError(f"--methods: expected every method once, got {' '.join(texts)}")
-    return methods
+    return Method.parse(settings.method, option).applied(settings)
 
 
 def _weights(name: str) -> tuple[str, ...]:
     if name == "gkd":
         return _GLOBAL_KNOWLEDGE
-    fields = (field.name for field in dataclasses.fields(DistillConfig))
+    fields = (field.name for field in dataclasses.fields(Settings))
     return tuple(field for field in fields if field.startswith(f"{name}_") and field.endswith("weight"))
 
 
-def _factor(text: str, method: str) -> float:
+def _factor(text: str, method: str, option: str) -> float:
     try:
         factor = float(text)
     except ValueError:
         factor = math.nan
     if not 0 < factor < math.inf:
-        raise InputError(f"--methods: expected a positive number behind '@', got {method!r}")
+        raise InputError(f"{option}: expected a positive number behind '@', got {method!r}")
     return factor

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step, aligned
+from gkd_fast.ranges import FRACTION, NOT_NEGATIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class MGDSettings:
+    """Settings of MGD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
+
+    mgd_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-7, 2e-5)
+    """MGD: weight of the generation (paper's alpha; published configurations); two-stage, one-stage."""
+    mgd_masked: Annotated[tuple[float, float], FRACTION] = (0.45, 0.65)
+    """MGD: fraction of the student's cells that is masked (paper's lambda; same source); two-stage, one-stage."""
 
 
 class MGD(nn.Module):
@@ -17,15 +30,16 @@ class MGD(nn.Module):
     G = 3x3 convolution, ReLU, 3x3 convolution; a: 1x1 convolution where the channels differ.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    parts = ("generation",)
+
+    def __init__(self, setup: Setup, config: MGDSettings) -> None:
         super().__init__()
-        channels = setup.teacher_channels
         self.align = aligned(setup, setup.own_levels)
         self.generators = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
             )
-            for _ in range(setup.own_levels)
+            for _, channels in setup.channels(setup.own_levels)
         )
         self.weight = setup.of(config.mgd_weight)
         self.masked = setup.of(config.mgd_masked)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gkd_fast.config_terms import TermConfig
 from gkd_fast.methods.base import Setup, Step, aligned, standardised
+from gkd_fast.ranges import NOT_NEGATIVE
 
 _LEVELS = 4  # the published configurations of both kinds of detectors leave the fifth level out
+
+
+@dataclass(frozen=True, kw_only=True)
+class PKDSettings:
+    """Settings of PKD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
+
+    pkd_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (6.0, 10.0)
+    """PKD: weight (published configurations); two-stage, one-stage."""
 
 
 class PKD(nn.Module):
@@ -22,7 +33,9 @@ class PKD(nn.Module):
     A 1x1 convolution precedes where the channels differ.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    parts = ("correlation",)
+
+    def __init__(self, setup: Setup, config: PKDSettings) -> None:
         super().__init__()
         self.align = aligned(setup, min(_LEVELS, setup.levels))
         self.weight = setup.of(config.pkd_weight)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gkd_fast import ops
-from gkd_fast.config_terms import TermConfig
+from gkd_fast.instances import Instances
 from gkd_fast.methods.base import Setup, Step
+from gkd_fast.pyramids import pool
+from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RKDSettings:
+    """Settings of RKD."""
+
+    rkd_distance_weight: Annotated[float, NOT_NEGATIVE] = 25.0
+    """RKD: weight of the distances (RKD-DA, as in OpenMMLab's implementation)."""
+    rkd_angle_weight: Annotated[float, NOT_NEGATIVE] = 50.0
+    """RKD: weight of the angles (same source)."""
+    rkd_instances: Annotated[int, POSITIVE] = 64
+    """RKD: most instances of a batch between which relations are measured; memory grows with their cube."""
 
 
 class RKD(nn.Module):
@@ -21,7 +37,9 @@ class RKD(nn.Module):
     An embedding is the mean of the cells under the box, in each network's own channels.
     """
 
-    def __init__(self, setup: Setup, config: TermConfig) -> None:
+    parts = ("distance", "angle")
+
+    def __init__(self, setup: Setup, config: RKDSettings) -> None:
         super().__init__()
         self.distance_weight = config.rkd_distance_weight
         self.angle_weight = config.rkd_angle_weight
@@ -29,13 +47,12 @@ class RKD(nn.Module):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``distance`` and ``angle``."""
-        boxes, image_index = step.truth.boxes, step.truth.image_index
-        count = min(len(boxes), self.instances)
-        spread = torch.arange(count, device=boxes.device) * len(boxes) // max(count, 1)
-        student, teacher = (
-            ops.box_mean_pool(maps, boxes[spread], image_index[spread], step.strides)
-            for maps in (step.student, step.teacher)
-        )
+        truth = step.truth
+        count = min(len(truth.boxes), self.instances)
+        spread = torch.arange(count, device=truth.boxes.device) * len(truth.boxes) // max(count, 1)
+        chosen = Instances(truth.boxes[spread], truth.image_index[spread], truth.labels[spread])
+        student = pool(step.student, chosen, step.strides)
+        teacher = pool(step.teacher_own, chosen, step.teacher_strides)
         return {
             "distance": self.distance_weight * _mean_huber(relative_distances(student), relative_distances(teacher)),
             "angle": self.angle_weight * _mean_huber(angles(student), angles(teacher)),

@@ -14,10 +14,11 @@ from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.data.scenes import CONDITIONS
 from gkd_fast.detectors import adapt
 from gkd_fast.evaluation.detect import detect_image
-from gkd_fast.methods.gkd import PrototypeBank, collect_candidates
+from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.predict import class_colours
 from gkd_fast.report.pictures import Gallery, boxed, evenly, symbol
 from gkd_fast.report.runs import Run
+from gkd_fast.training.distilling import embed_ground_truth
 
 _MOST_CLASSES = 20
 _MOST_IMAGES = 200
@@ -62,7 +63,7 @@ class Trust:
         )
         batches = list(loader)
         config = replace(run.config.distill, student_statistics="running")
-        found = collect_candidates(adapt(student), adapt(teacher), batches, config, torch.device("cpu"))
+        found = embed_ground_truth(adapt(student), adapt(teacher), batches, config, torch.device("cpu"))
         _, omega = ops.pairwise_discrepancy(
             found.student, found.teacher, bank.student, bank.teacher, found.labels, bank.class_offsets
         )

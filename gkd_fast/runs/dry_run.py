@@ -16,6 +16,7 @@ from gkd_fast.config import Config, replace
 from gkd_fast.data import Scenes
 from gkd_fast.detectors import adapt, build_detector, specs
 from gkd_fast.distiller import Distiller
+from gkd_fast.training.distilling import build_distiller, freeze_teacher, passed_batches
 from gkd_fast.training.precision import resolve_device
 from gkd_fast.training.step import Batch, TrainStep
 
@@ -60,12 +61,13 @@ def dry_run(config: Config) -> DryRun:
     torch.manual_seed(config.run.seed)
     teacher, student = (build_detector(spec, len(classes)).to(device) for spec in specs(config))
     counts = [_parameters(network) for network in (teacher, student)]
-    distiller = Distiller(adapt(teacher), config.model.student_channels, classes, config.distill, device)
+    freeze_teacher(teacher, device)
     adapter = adapt(student.train())
+    distiller = build_distiller(adapt(teacher), adapter, classes, config.distill)
     step = TrainStep(adapter, config, config.optim.lr, device, distiller)
     batches = [_batch(config, len(classes), seed) for seed in range(_STEPS)]
     if distiller.uses_prototypes:
-        distiller.refresh(adapter, batches)
+        distiller.refresh(passed_batches(adapter, batches, device))
     return _measured(step, distiller, batches, counts)
 
 
@@ -84,11 +86,11 @@ def _measured(step: TrainStep, distiller: Distiller, batches: list[Batch], count
     losses = {name: float(value) for name, value in step(batches[1], 1.0).items()}
     seconds = time.perf_counter() - started
     state = [value for values in step.optimizer.state.values() for value in values.values()]
-    kept = [*_tensors(distiller.teacher.model), *_tensors(step.modules)]
+    kept = [*_tensors(distiller.teacher), *_tensors(step.modules)]
     kept += [parameter.grad for parameter in step.trainable if parameter.grad is not None]
     return DryRun(
         teacher=counts[0],
-        student=counts[1] + _parameters(distiller.modules),
+        student=counts[1] + _parameters(distiller),
         losses=losses,
         seconds=seconds,
         flop=counter.get_total_flops(),

@@ -17,7 +17,7 @@ from gkd_fast import parallel
 from gkd_fast.config import Config, to_dict
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
-from gkd_fast.detectors import DetectorSpec, adapt, build_detector, detector_from_weights, specs
+from gkd_fast.detectors import DetectorAdapter, DetectorSpec, adapt, build_detector, detector_from_weights, specs
 from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.coco import evaluate_coco
@@ -28,6 +28,7 @@ from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.runs.detector_file import load_detector, save_detector
 from gkd_fast.runs.robustness import weights_by_condition
 from gkd_fast.runs.teacher_check import check_teacher
+from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.distributed import shard_teacher
 from gkd_fast.training.precision import resolve_device
 from gkd_fast.training.trainer import Phase, Trainer
@@ -94,8 +95,8 @@ class Job:
         self.specs, self.given = {}, {}
         for role, spec in zip(("teacher", "student"), specs(config), strict=True):
             self.given[role], self.specs[role] = _load_given(config, role, spec, self.data.classes)
-            first = self.given[role] or self._first(role)
-        self.student_channels = first.backbone.out_channels
+            if self.given[role] is None:
+                self._first(role)  # a network that cannot be built is an error before any training
 
     def teacher(self, folder: Path) -> tuple[nn.Module, Result | None]:
         """The teacher on the CPU and its figures; a given one comes without figures, the rest is trained."""
@@ -104,25 +105,20 @@ class Job:
         optim = self.config.optim
         return self._train(Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr), "teacher")
 
-    def distiller(self, teacher: nn.Module) -> Distiller:
-        """The distiller of a teacher, which it freezes, on the device."""
+    def frozen(self, teacher: nn.Module) -> DetectorAdapter:
+        """The teacher frozen and on the device; a given one is checked."""
         config = self.config
         shard = shard_teacher if config.run.shard_teacher and parallel.world_size() > 1 else None
-        if shard is None:
-            teacher.to(self.device)
-        torch.manual_seed(config.run.seed + 1)  # the adapters' weights; the student's own seed is the control's
-        distiller = Distiller(
-            adapt(teacher), self.student_channels, self.data.classes, config.distill, self.device, shard=shard
-        )
+        freeze_teacher(teacher, self.device, shard)
         if teacher is self.given["teacher"]:
             check_teacher(config, self.data.val, partial(evaluate_detector, config, model=teacher, device=self.device))
-        return distiller
+        return adapt(teacher)
 
-    def student(self, folder: Path, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
-        """The student on the CPU and its figures: trained alone, or with a distiller."""
-        name, optim = "distilled" if distiller else "student", self.config.optim
+    def student(self, folder: Path, teacher: DetectorAdapter | None = None) -> tuple[nn.Module, Result]:
+        """The student on the CPU and its figures: trained alone, or distilled from a frozen teacher."""
+        name, optim = "distilled" if teacher else "student", self.config.optim
         phase = Phase(name, folder / name, optim.epochs, optim.lr)
-        return self._train(phase, "student", distiller)
+        return self._train(phase, "student", teacher)
 
     def evaluate(self, model: nn.Module) -> Result:
         """The figures of a network on the device."""
@@ -135,7 +131,13 @@ class Job:
         weights = getattr(self.config.model, f"{role}_weights")
         return build_detector(self.specs[role], len(self.data.classes), weights=weights)
 
-    def _train(self, phase: Phase, role: str, distiller: Distiller | None = None) -> tuple[nn.Module, Result]:
+    def _distiller(self, teacher: DetectorAdapter, student: DetectorAdapter) -> Distiller:
+        with torch.random.fork_rng():
+            # The adapters' weights; the student's own seed is the control's.
+            torch.manual_seed(self.config.run.seed + 1)
+            return build_distiller(teacher, student, self.data.classes, self.config.distill)
+
+    def _train(self, phase: Phase, role: str, teacher: DetectorAdapter | None = None) -> tuple[nn.Module, Result]:
         """Train and evaluate one detector unless that is done; the network comes from its file, on the CPU."""
         config, data = self.config, self.data
         torch.manual_seed(config.run.seed)
@@ -144,16 +146,16 @@ class Job:
             phase.folder.mkdir(parents=True, exist_ok=True)
             model = self._first(role).to(self.device)
             started = time.perf_counter()
-            rate = Trainer(adapt(model), data.train, phase, config, self.device, distiller).fit()
+            adapter = adapt(model)
+            distiller = self._distiller(teacher, adapter) if teacher else None
+            rate = Trainer(adapter, data.train, phase, config, self.device, distiller).fit()
             save_detector(model_file, model, self.specs[role], data.classes, to_dict(config))
             parallel.barrier()
-            model = adapt(load_detector(model_file).build().to(self.device)).model  # whole again where it was sharded
+            model = load_detector(model_file).build().to(self.device)  # whole again where it was sharded
             result = self.evaluate(model)
             result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
             write_json(result_file, result)
             parallel.barrier()
-        if distiller and distiller.uses_prototypes:
-            distiller.bank = PrototypeBank.load(phase.folder / "prototypes.pt").to(self.device)
         return load_detector(model_file).build(), json.loads(result_file.read_text())
 
 
@@ -178,13 +180,14 @@ def run(config: Config, folder: Path) -> Result:
     summary: Result = {"classes": list(job.data.classes), "device": str(job.device), "amp": config.run.amp}
 
     teacher, figures = job.teacher(folder)
-    distiller = job.distiller(teacher)
+    frozen = job.frozen(teacher)
     summary["teacher"] = figures or job.evaluate(teacher)
     _, summary["student"] = job.student(folder)
-    student, summary["distilled"] = job.student(folder, distiller)
-    if config.data.data == "scenes" and distiller.uses_prototypes:
-        adapter = adapt(student.to(job.device))
-        summary["robust_weights"] = weights_by_condition(adapter, distiller, job.data.val, config, job.device)
+    student, summary["distilled"] = job.student(folder, frozen)
+    bank = folder / "distilled" / "prototypes.pt"
+    if config.data.data == "scenes" and bank.exists():
+        adapter, bank = adapt(student.to(job.device)), PrototypeBank.load(bank)
+        summary["robust_weights"] = weights_by_condition(adapter, frozen, bank, job.data.val, config, job.device)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -213,7 +216,13 @@ def _load_given(
 
 def evaluate_detector(config: Config, dataset: PreparedDataset, model: nn.Module, device: torch.device) -> Result:
     """COCO figures, and for VOC data the mAP of both rules."""
-    detections = detect(model, dataset, batch_size=config.optim.batch_size, workers=config.data.workers, device=device)
+    detections = detect(
+        adapt(model).opened(),
+        dataset,
+        batch_size=config.optim.batch_size,
+        workers=config.data.workers,
+        device=device,
+    )
     return parallel.from_main(_figures(config, dataset, detections) if parallel.is_main() else {})
 
 

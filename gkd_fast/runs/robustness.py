@@ -13,14 +13,15 @@ from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.data.scenes import CONDITIONS
 from gkd_fast.detectors import DetectorAdapter
-from gkd_fast.distiller import Distiller
-from gkd_fast.methods.gkd import collect_candidates
+from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.training.distilling import embed_ground_truth
 
 
 @torch.no_grad()
 def weights_by_condition(
     student: DetectorAdapter,
-    distiller: Distiller,
+    teacher: DetectorAdapter,
+    bank: PrototypeBank,
     dataset: PreparedDataset,
     config: Config,
     device: torch.device,
@@ -29,7 +30,8 @@ def weights_by_condition(
 
     Args:
         student: the trained student.
-        distiller: with teacher and prototypes.
+        teacher: frozen.
+        bank: the prototypes.
         dataset: scenes, whose targets name each instance's condition.
         config: batch size, workers, treatment of coordinates.
         device: of the networks.
@@ -37,15 +39,14 @@ def weights_by_condition(
     Returns:
         For each condition ``instances``, their number, and ``weight``, the mean of omega over all levels.
     """
-    assert distiller.bank is not None
     loader = build_loader(
         dataset, batch_size=config.optim.batch_size, shuffle=False, seed=0, workers=config.data.workers
     )
     batches = list(loader)
     condition = torch.cat([target["condition"] for _, targets in batches for target in targets])
     trained = replace(config.distill, student_statistics="running")
-    found = collect_candidates(student, distiller.teacher, batches, trained, device)
-    bank = distiller.bank.to(torch.device("cpu"))
+    found = embed_ground_truth(student, teacher, batches, trained, device)
+    bank = bank.to(torch.device("cpu"))
     _, omega = ops.pairwise_discrepancy(
         found.student, found.teacher, bank.student, bank.teacher, found.labels, bank.class_offsets
     )

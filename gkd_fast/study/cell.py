@@ -16,9 +16,9 @@ from gkd_fast.cli.command import run_command
 from gkd_fast.config import Config, to_dict
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import loading, write_json
-from gkd_fast.methods.grammar import CONTROL
 from gkd_fast.runs.folders import read_config
 from gkd_fast.runs.job import Job
+from gkd_fast.study.methods import CONTROL
 
 _LOG = "log.txt"
 
@@ -63,8 +63,8 @@ def run_cell(config: Config, folder: Path, phase: str) -> None:
         phase: "student" trains it alone, "distilled" with the teacher.
     """
     job = Job(config)
-    distiller = job.distiller(job.teacher(folder)[0]) if phase == "distilled" else None
-    job.student(folder, distiller)
+    teacher = job.frozen(job.teacher(folder)[0]) if phase == "distilled" else None
+    job.student(folder, teacher)
 
 
 def run_here(cells: Sequence[Cell], ended: Ended) -> None:

@@ -16,10 +16,10 @@ from gkd_fast.config import Config, from_dict, replace, to_dict
 from gkd_fast.config_checks import validate
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import loading, write_json
-from gkd_fast.methods.grammar import CONTROL, parse_methods
 from gkd_fast.runs.folders import RUNS
 from gkd_fast.runs.job import Job
 from gkd_fast.study.cell import Cell, run_here, run_in_processes
+from gkd_fast.study.methods import CONTROL, parse_methods
 from gkd_fast.study.tables import summarise, write_report
 
 Result = dict[str, Any]
@@ -68,7 +68,7 @@ def validate_study(study: StudyConfig) -> StudyConfig:
     for method in methods:
         validate(dataclasses.replace(study.config, distill=method.applied(study.config.distill)))
     config = replace(study.config, "run", seed=study.seeds[0])
-    return dataclasses.replace(study, methods=tuple(method.name for method in methods), config=config)
+    return dataclasses.replace(study, methods=tuple(method.text for method in methods), config=config)
 
 
 def study_folder(study: StudyConfig) -> Path:
@@ -180,7 +180,7 @@ def _teacher(job: Job, folder: Path) -> Result:
     if not file.exists():
         teacher, figures = job.teacher(folder)
         if figures is None:
-            job.distiller(teacher)  # checks it, and moves it to the device
+            job.frozen(teacher)
             file.parent.mkdir(exist_ok=True)
             write_json(file, job.evaluate(teacher))
     return json.loads(file.read_text())
@@ -198,7 +198,7 @@ def _cells(study: StudyConfig, folder: Path) -> list[Cell]:
         cells.append(Cell(CONTROL, seed, config, folder / CONTROL / f"seed-{seed}"))
         for method in parse_methods(study.methods):
             own = dataclasses.replace(config, distill=method.applied(config.distill))
-            cells.append(Cell(method.name, seed, own, folder / method.name / f"seed-{seed}"))
+            cells.append(Cell(method.text, seed, own, folder / method.text / f"seed-{seed}"))
     return cells
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gkd_fast.files import replacing
-from gkd_fast.methods.grammar import CONTROL
 from gkd_fast.study.interval_chart import Row, interval_chart
+from gkd_fast.study.methods import CONTROL
 from gkd_fast.study.statistics import mean_interval
 
 Result = dict[str, Any]

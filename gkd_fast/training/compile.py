@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.compile_fx import compile_fx
 
-from gkd_fast.detectors import DetectorAdapter, Instances, SoftPairs
+from gkd_fast.detectors import DetectorAdapter
 from gkd_fast.distiller import Distiller
+from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.training.distributed import is_sharded
 
@@ -41,12 +42,14 @@ def compile_parts(
     for name, (module, dynamic) in adapter.dense_parts().items():
         compiler.add_module(f"student {name}", module, dynamic_rows=dynamic)
     if distiller:
-        whole = not is_sharded(distiller.teacher.model.parameters())
-        for name, (module, dynamic) in distiller.teacher.dense_parts(teacher=True).items() if whole else ():
+        teacher = distiller.detectors[1]
+        whole = not is_sharded(teacher.model.parameters())
+        for name, (module, dynamic) in teacher.dense_parts(teacher=True).items() if whole else ():
             compiler.add_module(f"teacher {name}", module, dynamic_rows=dynamic)
-        if distiller.adapters:
-            compiler.add_module("adapters", distiller.adapters)
-        distiller.objective = compiler.function("distillation loss", distiller.objective, _varying_rows)
+        if "gkd" in distiller.methods:
+            method = distiller.methods["gkd"]
+            compiler.add_module("adapters", method.adapters)
+            method.objective = compiler.function("distillation loss", method.objective, _varying_rows)
     return compiler
 
 
@@ -62,7 +65,8 @@ def _varying_rows(
 ) -> list[tuple[Tensor, int]]:
     """What changes from step to step in the arguments of `robust_distilling`: instances, logits and prototypes."""
     per_row = [*vars(instances).values(), *(vars(soft).values() if soft else ())]
-    return [(tensor, 0) for tensor in per_row if tensor is not None] + [(bank.student, 1), (bank.teacher, 1)]
+    rows = [(tensor, 0) for tensor in per_row if isinstance(tensor, Tensor)]
+    return [*rows, (bank.student, 1), (bank.teacher, 1)]
 
 
 class Compiler:

@@ -146,26 +146,26 @@ def _synchronise_norms(module: nn.Module) -> None:
 
 
 class _Pass(nn.Module):
-    """Has the parameters of some modules and runs any function of them, for DDP to see the pass."""
+    """Has a detector's parameters and runs any function of them, for DDP to see the pass."""
 
-    def __init__(self, modules: nn.Module) -> None:
+    def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self.trained = modules
+        self.detector = detector
 
     def forward(self, function: Callable[..., R], *arguments: Any) -> R:
         """The function's value."""
         return function(*arguments)
 
 
-def data_parallel(modules: nn.Module, config: Config, device: torch.device) -> Callable[..., Any]:
-    """Calls a function of the modules so that the gradients of its results are averaged over the processes.
+def data_parallel(detector: nn.Module, config: Config, device: torch.device) -> Callable[..., Any]:
+    """Calls a function of the detector so that its gradients are averaged over the processes.
 
     FSDP2 averages on its own; a single process has nothing to average.
     """
     if parallel.world_size() == 1 or config.run.sharding == "fsdp":
         return lambda function, *arguments: function(*arguments)
     torch._dynamo.config.optimize_ddp = False  # parts are compiled, not the pass: there is nothing to split
-    return DistributedDataParallel(_Pass(modules), device_ids=[device.index] if device.index is not None else None)
+    return DistributedDataParallel(_Pass(detector), device_ids=[device.index] if device.index is not None else None)
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:

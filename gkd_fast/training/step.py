@@ -58,15 +58,15 @@ class TrainStep:
         self.device = device
         self.distiller = distiller
         self.buckets = buckets
-        prepare_student(adapter.model, distiller.modules if distiller else None, config, device)
+        prepare_student(adapter.model, distiller.methods if distiller else None, config, device)
         self.modules = nn.ModuleDict({"detector": adapter.model})
         if distiller:
-            self.modules["distiller"] = distiller.modules
+            self.modules["distiller"] = distiller.methods
         self.trainable = list(self.modules.parameters())
-        teacher = list(distiller.teacher.model.parameters()) if distiller else []
+        teacher = list(distiller.teacher.parameters()) if distiller else []
         _channels_last([*self.trainable, *teacher])
         self.optimizer = build_optimizer(self.trainable, config.optim, lr)
-        self.together = data_parallel(self.modules, config, device)
+        self.together = data_parallel(adapter.model, config, device)
         self.precision = Precision(config.run, device)
         self.statistics = RunningStatistics(adapter.model)
         self.bad_steps = BadSteps(config.run.bad_steps, device)
@@ -82,7 +82,7 @@ class TrainStep:
                 adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
             )
 
-    def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, kappa: float = 1.0) -> dict[str, Tensor]:
         """Update the weights once; a step with a number that is not finite leaves them as they are.
 
         Args:
@@ -110,7 +110,9 @@ class TrainStep:
     ) -> tuple[StudentPass, dict[str, Tensor]]:
         with self.precision.autocast():
             own = self.student_pass(images, targets)
-            return own, {**own.losses, **self.distil(own, images, kappa)}
+            # Parts of the global batch's losses, which add up; gradients are averaged.
+            losses = {name: value * parallel.world_size() for name, value in own.losses.items()}
+            return own, {**losses, **self.distil(own, images, kappa)}
 
     def prepare(self, batch: Batch) -> tuple[ImageList, list[dict[str, Any]]]:
         """The padded batch and the targets, on the device."""
@@ -127,19 +129,24 @@ class TrainStep:
         """The distillation terms, in float32; none without a teacher."""
         if self.distiller is None:
             return {}
-        # A number would be a constant of the compiled loss, and another one every epoch.
-        return self.distiller.terms(self.adapter, own, images, kappa=torch.full((), kappa, device=self.device))[0]
+        self.distiller.attenuation = kappa
+        return self.distiller(
+            images.tensors,
+            [target["boxes"] for target in own.targets],
+            [target["labels"] - 1 for target in own.targets],
+            image_ids=[target["image_id"] for target in own.targets],
+            flipped=[bool(target.get("flipped", False)) for target in own.targets],
+            own=own,
+        )
 
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the sum of the terms."""
         self.optimizer.zero_grad(set_to_none=True)
-        # The terms of the processes add up; DDP and FSDP2 average.
-        loss = torch.stack(list(terms.values())).sum() * parallel.world_size()
-        self.precision.scaler.scale(loss).backward()
+        self.precision.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
 
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Tensor:
         """Step the optimiser where everything is finite; returns the terms [T] of the global batch."""
-        values = parallel.total(torch.stack([value.detach() for value in terms.values()]))
+        values = parallel.total(torch.stack([value.detach() for value in terms.values()])) / parallel.world_size()
         finite, bad = self.precision.update(self.optimizer, self.trainable, values, self.config.optim.clip_norm)
         self.statistics.keep(finite)
         self.bad_steps.add(list(terms), values, bad, image_ids)
@@ -162,7 +169,7 @@ class TrainStep:
         return {
             "scaler": self.precision.scaler.state_dict(),
             "bank": vars(bank.to(torch.device("cpu"))) if bank else None,
-            "pool": self.distiller.pool.state_dict() if self.distiller and self.distiller.pool else None,
+            "rings": self.distiller.rings.gathered_state() if self.distiller and self.distiller.rings else None,
             "balance": self.balance.state_dict() if self.balance else None,
             "steps": self.steps,
         }
@@ -175,8 +182,8 @@ class TrainStep:
             self.balance.load_state_dict(state["balance"])
         if self.distiller and state["bank"]:
             self.distiller.bank = PrototypeBank(**state["bank"]).to(self.device)
-        if self.distiller and self.distiller.pool:
-            self.distiller.pool.load_state_dict(state["pool"])
+        if self.distiller and self.distiller.rings:
+            self.distiller.rings.load_state_dict(state["rings"], self.device)
 
 
 def _channels_last(parameters: Iterable[nn.Parameter]) -> None:

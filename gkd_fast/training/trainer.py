@@ -21,7 +21,8 @@ from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
 from gkd_fast.files import claimed, replacing
 from gkd_fast.interrupt import Interrupted, Pending, deferred
-from gkd_fast.methods.gkd import candidate_indices
+from gkd_fast.methods.gkd import PrototypeBank, candidate_indices
+from gkd_fast.training.distilling import passed_batches
 from gkd_fast.training.metrics import MetricsWriter, Progress, StepMeter
 from gkd_fast.training.optim import build_schedule
 from gkd_fast.training.readback import Readback
@@ -79,8 +80,6 @@ class Trainer:
         )
         self.steps_per_epoch = len(self.loader)
         self.update = TrainStep(adapter, config, phase.lr, device, distiller, buckets)
-        if distiller and distiller.uses_prototypes and config.distill.prototypes_from == "harvest":
-            distiller.harvest(dataset.boxes_per_image(self._candidates()))
         self.schedule = build_schedule(self.update.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
         self.states = States(
             phase.folder / "checkpoints", config.run.keep_checkpoints, self.update.modules, self.update.optimizer
@@ -158,6 +157,21 @@ class Trainer:
         if distiller is None or not distiller.uses_prototypes or epoch % every:
             return
         started = time.perf_counter()
+        with self.update.precision.autocast():
+            bank = distiller.refresh() if self._harvested() else self._pass(distiller)
+        if parallel.is_main():
+            with replacing(self.phase.folder / "prototypes.pt") as temporary:
+                bank.save(temporary)
+        seconds = round(time.perf_counter() - started, 3)
+        self._write("prototypes", epoch, {"count": bank.student.shape[1], "seconds": seconds})
+
+    def _harvested(self) -> bool:
+        """Whether the steps of any process have given candidates."""
+        rings = self.distiller.rings if self.distiller else None
+        return rings is not None and bool(parallel.largest(int(rings.filled)))
+
+    def _pass(self, distiller: Distiller) -> PrototypeBank:
+        """Prototypes by a pass over the candidate images."""
         images = self._candidates()
         loader = build_loader(
             self.dataset.without_flip(),
@@ -167,13 +181,8 @@ class Trainer:
             workers=self.config.data.workers,
             indices=parallel.own_share(images),
         )
-        with self.update.precision.autocast():
-            bank = distiller.refresh(self.adapter, loader, images=list(self.dataset.boxes_per_image(images)))
-        if parallel.is_main():
-            with replacing(self.phase.folder / "prototypes.pt") as temporary:
-                bank.save(temporary)
-        seconds = round(time.perf_counter() - started, 3)
-        self._write("prototypes", epoch, {"count": bank.student.shape[1], "images": len(images), "seconds": seconds})
+        batches = passed_batches(self.adapter, loader, self.device)
+        return distiller.refresh(batches, images=list(self.dataset.boxes_per_image(images)))
 
     def _candidates(self) -> list[int]:
         """The images that prototypes are taken from."""

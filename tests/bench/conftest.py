@@ -1,6 +1,6 @@
 import pytest
 
-from bench.shapes import Shape
+from bench.operators.shapes import Shape
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench.agreement import Result, disagreement, pick_disagreement
+from bench.measuring.agreement import Result, disagreement, pick_disagreement
 from gkd_fast import ops
 
 VALUES = torch.linspace(-2.0, 3.0, 1000)

@@ -3,13 +3,13 @@ from functools import partial
 import pytest
 import torch
 
-from bench import measure as measure_module
-from bench.agreement import disagreement
-from bench.case import Case, Implementation
-from bench.measure import measure
-from bench.passes import peak_extra_bytes
-from bench.report import COLUMNS, as_json, as_markdown, make_rows
-from bench.work import moved
+from bench.measuring.agreement import disagreement
+from bench.measuring.passes import peak_extra_bytes
+from bench.operators import measure as measure_module
+from bench.operators.case import Case, Implementation
+from bench.operators.measure import measure
+from bench.operators.report import COLUMNS, as_json, as_markdown, make_rows
+from bench.operators.work import moved
 
 CPU = torch.device("cpu")
 KEYS = {"op", "shape", "dtype", "impl", "fwd_ms", "fwd_bwd_ms", "peak_mb", "ratios"}

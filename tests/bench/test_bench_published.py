@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from bench import published
-from bench.agreement import disagreement
-from bench.cases import CASES, build_case
-from bench.passes import make_cotangents, run_pass
+from bench.measuring.agreement import disagreement
+from bench.measuring.passes import make_cotangents, run_pass
+from bench.operators import published
+from bench.operators.cases import CASES, build_case
 from gkd_fast import ops
 
 STRIDES = (4, 8, 16)

@@ -3,9 +3,11 @@ import json
 import pytest
 import torch
 
-from bench import machine, measure, run
-from bench.cases import CASES
-from bench.shapes import COCO, make_boxes, make_generator
+from bench import run
+from bench.measuring import machine
+from bench.operators import measure
+from bench.operators.cases import CASES
+from bench.operators.shapes import COCO, make_boxes, make_generator
 
 
 @pytest.mark.parametrize(

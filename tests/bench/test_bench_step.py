@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import step
-from bench.step_loops import Scale, make_data, make_loop
+from bench.step import measure as step
+from bench.step.loops import Scale, make_data, make_loop
 from gkd_fast.data.loader import build_loader
 
 TINY = Scale(

@@ -6,11 +6,11 @@ from importlib import import_module
 import pytest
 
 from bench import gpu_report
-from bench.budget import load_budgets, make_budget, write_budgets
-from bench.compiled import ARCHITECTURES, compile_all, list_jobs, toolchain
-from bench.cubin import Facts
-from bench.cuda_library import CudaUnavailableError
-from bench.judge import judge
+from bench.gpu.budget import load_budgets, make_budget, write_budgets
+from bench.gpu.compiled import ARCHITECTURES, compile_all, list_jobs, toolchain
+from bench.gpu.cubin import Facts
+from bench.gpu.cuda_library import CudaUnavailableError
+from bench.gpu.judge import judge
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,13 @@ import json
 import pytest
 import torch
 
-from bench import gpu_check, gpu_parts, gpu_times, machine, measure
-from bench.cases import CASES
-from bench.gpu_parts import Correctness, Outcome, Times
+from bench import gpu_check
+from bench.gpu import check_parts
+from bench.gpu.check_parts import Correctness, Outcome, Times
+from bench.gpu.times import time_case
+from bench.measuring import machine
+from bench.operators import measure
+from bench.operators.cases import CASES
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -27,7 +31,7 @@ def record(tiny, monkeypatch):
     monkeypatch.setattr(measure, "TURN_S", 0.0)
     monkeypatch.setattr(machine, "COPY_BYTES", 1 << 20)
     device = torch.device("cpu")
-    return json.loads(json.dumps(gpu_times.time_case("box_mean_pool", tiny, torch.float32, device, compiled=False)))
+    return json.loads(json.dumps(time_case("box_mean_pool", tiny, torch.float32, device, compiled=False)))
 
 
 def test_a_timed_case(record):
@@ -67,7 +71,7 @@ class Child:
 
 def test_all_operators_are_timed_in_both_dtypes():
     child = Child()
-    times = gpu_parts.time_operators(1000.0, child, child.clock)
+    times = check_parts.time_operators(1000.0, child, child.clock)
     assert [(r["op"], r["dtype"]) for r in times.records] == [(op, d) for d in ("float32", "bfloat16") for op in CASES]
     assert times.missing == {}
     assert [compiled for _, _, compiled in child.calls] == [True, False]
@@ -75,14 +79,14 @@ def test_all_operators_are_timed_in_both_dtypes():
 
 def test_a_crash_costs_one_case():
     child = Child(crash=[("multiscale_roi_align", "float32")])
-    times = gpu_parts.time_operators(1000.0, child, child.clock)
+    times = check_parts.time_operators(1000.0, child, child.clock)
     assert len(times.records) == 2 * len(CASES) - 1
     assert times.missing == {"multiscale_roi_align, float32": "exit code 1: RuntimeError: illegal memory access"}
 
 
 def test_a_case_that_hangs_uses_up_the_time():
     child = Child(hang=[("masked_imitation", "float32")])
-    times = gpu_parts.time_operators(100.0, child, child.clock)
+    times = check_parts.time_operators(100.0, child, child.clock)
     assert times.missing["masked_imitation, float32"] == "stopped, out of time"
     assert times.missing["matching_pursuit, float32"] == "not reached, out of time"
     assert times.missing["box_mean_pool, bfloat16"] == "not reached, out of time"
@@ -91,17 +95,17 @@ def test_a_case_that_hangs_uses_up_the_time():
 
 def test_no_case_is_begun_after_the_end():
     child = Child(seconds=30.0)
-    times = gpu_parts.time_operators(100.0, child, child.clock)
+    times = check_parts.time_operators(100.0, child, child.clock)
     assert child.now <= 100.0 + 30.0
     assert len(times.records) + len(times.missing) == 2 * len(CASES)
     assert set(times.missing.values()) == {"not reached, out of time"}
 
 
 def test_a_process_is_stopped_and_its_output_kept():
-    outcome = gpu_parts.run_python(["-c", "import time; print('{}', flush=True); time.sleep(60)"], 1.0)
+    outcome = check_parts.run_python(["-c", "import time; print('{}', flush=True); time.sleep(60)"], 1.0)
     assert outcome.code is None
     assert outcome.out == "{}\n"
-    failed = gpu_parts.run_python(["-c", "raise SystemExit('bad luck')"], 60.0)
+    failed = check_parts.run_python(["-c", "raise SystemExit('bad luck')"], 60.0)
     assert failed.reason == "exit code 1: bad luck"
 
 
@@ -116,20 +120,20 @@ def test_the_tests_report_is_read(tmp_path):
             )
         return Outcome(1, "", "")
 
-    tests = gpu_parts.run_tests(10.0, tmp_path, fake)
+    tests = check_parts.run_tests(10.0, tmp_path, fake)
     assert tests == Correctness(passed=1, skipped=1, failures=["c: wrong by 3", "d: no module"])
 
 
 def test_tests_that_do_not_end_are_a_failure(tmp_path):
-    tests = gpu_parts.run_tests(10.0, tmp_path, lambda *_: Outcome(None, "", ""))
+    tests = check_parts.run_tests(10.0, tmp_path, lambda *_: Outcome(None, "", ""))
     assert tests.failures == ["pytest tests/gpu: stopped, out of time"]
 
 
 def test_backends_are_asked_in_a_process_of_their_own():
-    assert gpu_parts.build(10.0, lambda *_: Outcome(0, 'compiling\n{"cuda": "available"}\n', "")) == {
+    assert check_parts.build(10.0, lambda *_: Outcome(0, 'compiling\n{"cuda": "available"}\n', "")) == {
         "cuda": "available"
     }
-    assert "exit code 3" in gpu_parts.build(10.0, lambda *_: Outcome(3, "", ""))["cuda"]
+    assert "exit code 3" in check_parts.build(10.0, lambda *_: Outcome(3, "", ""))["cuda"]
 
 
 def test_troubles_are_named_and_decide_the_exit_code(record):

@@ -8,11 +8,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bench.budget import broken, load_budgets, make_budget, not_launchable, write_budgets
-from bench.compiled import Compiled
-from bench.cubin import read_facts
+from bench.gpu.budget import broken, load_budgets, make_budget, not_launchable, write_budgets
+from bench.gpu.compiled import Compiled
+from bench.gpu.cubin import read_facts
+from bench.gpu.judge import judge
 from bench.gpu_report import as_table
-from bench.judge import judge
 
 ARCHITECTURES = (80, 90, 100)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import triton
 
-from bench.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
+from bench.gpu.occupancy import MULTIPROCESSORS, occupancy, resident_blocks
 
 INCLUDE = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
 CASES = list(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.budget import load_budgets
-from bench.cuda_library import compile_cuda, nvcc_version
-from bench.judge import judge
+from bench.gpu.budget import load_budgets
+from bench.gpu.cuda_library import compile_cuda, nvcc_version
+from bench.gpu.judge import judge
 
 ARCHITECTURES = (80, 90)
 LINK = """

@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import PROBLEMS
 
-from bench.agreement import Result, disagreement
+from bench.measuring.agreement import Result, disagreement
 
 
 def assert_equal(left, right):

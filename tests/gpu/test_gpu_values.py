@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import BOXES, NAN, PROBLEMS, STRIDES
 
-from bench.agreement import Result, disagreement, pick_disagreement
+from bench.measuring.agreement import Result, disagreement, pick_disagreement
 from gkd_fast import ops
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

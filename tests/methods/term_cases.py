@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from gkd_fast.detectors import DetectorAdapter, DetectorSpec, Instances, adapt, build_detector, plain_targets
+from gkd_fast.detectors import DetectorAdapter, DetectorSpec, adapt, build_detector, plain_targets
+from gkd_fast.detectors.detection import OFFERED
+from gkd_fast.instances import Instances
 from gkd_fast.methods import Setup, Step
 
 Rows = list[list[float]]
 
 
 def make_setup(channels: int = 1, *, stage: str = "one_stage", levels: int = 1) -> Setup:
-    return Setup(stage=stage, student_channels=channels, teacher_channels=channels, levels=levels)
+    """Both networks alike, and all that a detector of the stage offers."""
+    return Setup(
+        stage=stage,
+        student_channels=(channels,) * levels,
+        teacher_channels=(channels,) * levels,
+        offered=OFFERED[stage],
+    )
 
 
 def make_map(*channels: Rows) -> Tensor:
@@ -44,14 +51,18 @@ def make_step(
         labels=torch.zeros(count, dtype=torch.int64),
     )
     weight = torch.ones(count) if weights is None else torch.tensor(weights, dtype=torch.float32)
-    defaults = {"images": None, "own": None, "student_network": None, "teacher_network": None}
+    strides = tuple(stride * 2**level for level in range(len(students)))
     return Step(
         student=students,
         teacher=teachers,
-        strides=[stride * 2**level for level in range(len(students))],
+        teacher_own=teachers,
+        strides=strides,
+        teacher_strides=strides,
         truth=truth,
+        instances=truth,
         weights=weight.expand(len(students), -1),
-        **{**defaults, **parts},
+        images=torch.zeros(len(students[0]), 3, 1, 1),
+        **parts,
     )
 
 
@@ -62,10 +73,10 @@ def identity(convolutions: nn.ModuleList) -> None:
         nn.init.zeros_(convolution.bias)
 
 
-def network_with_anchors(*levels: Rows) -> SimpleNamespace:
-    """A network of which only the anchors are asked."""
+def anchors_of(*levels: Rows) -> Callable[[], list[Tensor]]:
+    """The anchors that a step offers."""
     anchors = [torch.tensor(rows, dtype=torch.float32) for rows in levels]
-    return SimpleNamespace(anchors=lambda images, features: anchors)
+    return lambda: anchors
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:

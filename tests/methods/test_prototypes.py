@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gkd_fast.config import DistillConfig
 from gkd_fast.errors import InputError
+from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import Candidates, PrototypeBank, candidate_indices, generate_bank
 from gkd_fast.methods.gkd.prototypes import dense_instances, density
 
@@ -37,7 +37,7 @@ def test_density_is_the_sum_over_all_pairs() -> None:
 def test_dense_instances_are_above_the_quantile_in_both_spaces() -> None:
     student = F.normalize(torch.rand(50, 4, generator=torch.Generator().manual_seed(1)), dim=1)
     teacher = F.normalize(torch.rand(50, 6, generator=torch.Generator().manual_seed(2)), dim=1)
-    config = DistillConfig(prototypes=3)
+    config = Settings(prototypes=3)
     dense = dense_instances(student, teacher, config)
     for space in (student, teacher):
         rho = density(space, config.bandwidth)
@@ -52,18 +52,18 @@ def test_dense_instances_are_above_the_quantile_in_both_spaces() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_filters_relax_for_few_candidates(count: int) -> None:
     x = F.normalize(torch.rand(count, 4, generator=torch.Generator().manual_seed(1)), dim=1)
-    assert dense_instances(x, x, DistillConfig()).all()
+    assert dense_instances(x, x, Settings()).all()
 
 
 def test_published_filters_fail_on_one_candidate() -> None:
     x = F.normalize(torch.rand(1, 4), dim=1)
     with pytest.raises(ValueError, match="density filter: expected at least one of 1"):
-        dense_instances(x, x, DistillConfig(relax_filters=False))
+        dense_instances(x, x, Settings(relax_filters=False))
 
 
 def test_bank_keeps_unnormalised_embeddings_and_their_provenance() -> None:
     candidates = make_candidates([40, 30, 25])
-    bank = generate_bank(candidates, ("a", "b", "c"), DistillConfig(prototypes=4))
+    bank = generate_bank(candidates, ("a", "b", "c"), Settings(prototypes=4))
     assert bank.class_offsets.tolist() == [0, 4, 8, 12]
     assert bank.strides == (4, 8)
     for level in range(2):
@@ -76,7 +76,7 @@ def test_bank_keeps_unnormalised_embeddings_and_their_provenance() -> None:
 
 
 def test_a_pick_is_never_taken_twice_and_rare_classes_get_what_they_have() -> None:
-    bank = generate_bank(make_candidates([40, 0, 3]), ("a", "none", "rare"), DistillConfig())
+    bank = generate_bank(make_candidates([40, 0, 3]), ("a", "none", "rare"), Settings())
     assert bank.class_offsets.tolist() == [0, 10, 10, 13]
     for level in range(2):
         assert len(set(bank.image_ids[level].tolist())) == 13
@@ -86,19 +86,19 @@ def test_small_boxes_only_serve_where_there_are_no_others() -> None:
     candidates = make_candidates([30])
     small = torch.arange(30) % 2 == 0
     candidates.boxes[small, 2:] = candidates.boxes[small, :2] + 20
-    bank = generate_bank(candidates, ("a",), DistillConfig())
+    bank = generate_bank(candidates, ("a",), Settings())
     assert ((bank.boxes[..., 2] - bank.boxes[..., 0]) > 30).all()
     candidates.boxes[:, 2:] = candidates.boxes[:, :2] + 20
-    assert generate_bank(candidates, ("a",), DistillConfig()).student.shape[1] == 10
+    assert generate_bank(candidates, ("a",), Settings()).student.shape[1] == 10
 
 
 def test_no_candidates_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match="instances of at least one class"):
-        generate_bank(make_candidates([0, 0]), ("a", "b"), DistillConfig())
+        generate_bank(make_candidates([0, 0]), ("a", "b"), Settings())
 
 
 def test_bank_survives_a_file(tmp_path) -> None:
-    bank = generate_bank(make_candidates([20, 20]), ("a", "b"), DistillConfig(prototypes=4))
+    bank = generate_bank(make_candidates([20, 20]), ("a", "b"), Settings(prototypes=4))
     bank.save(tmp_path / "bank.pt")
     loaded = PrototypeBank.load(tmp_path / "bank.pt")
     assert loaded.classes == bank.classes

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gkd_fast.config import DistillConfig
-from gkd_fast.detectors import Instances, SoftPairs
+from gkd_fast.instances import Instances, SoftPairs
+from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import Adapters, PrototypeBank, robust_distilling, robust_weights, soft_label_loss
 
-CONFIG = DistillConfig()
+CONFIG = Settings()
 
 
 def make_bank(levels: int = 3, classes: int = 3) -> PrototypeBank:
@@ -57,12 +57,12 @@ def test_robust_weights_follow_their_definition() -> None:
         assert float(omega[i]) == pytest.approx(1 - abs(nearest[0] - nearest[1]), abs=1e-5)
 
 
-def run(config: DistillConfig = CONFIG, *, stage: str = "two_stage", kappa: float = 1.0, instances=None):
+def run(config: Settings = CONFIG, *, stage: str = "two_stage", kappa: float = 1.0, instances=None):
     student, teacher = make_maps(6), make_maps(8, seed=1)
     for feature in student:
         feature.requires_grad_()
     torch.manual_seed(0)
-    adapters = Adapters(6, 8, 3)
+    adapters = Adapters([(6, 8)] * 3)
     terms, omega = robust_distilling(
         student,
         adapters(student),

@@ -11,7 +11,7 @@ from term_cases import iou, make_map, make_setup, make_step, tiny_batch, tiny_de
 from torch import nn
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from gkd_fast.config import DistillConfig
+from gkd_fast.methods import Settings
 from gkd_fast.methods.crosskd import CrossKD
 
 ANCHORS = [[0, 0, 8, 8], [8, 0, 16, 8], [16, 0, 24, 8], [24, 0, 32, 8]]
@@ -36,8 +36,7 @@ def make_network(layers: list[tuple[float, float]], factors: list[float]) -> Sim
         nn.init.zeros_(last.bias)
     head.classification_head.cls_logits.weight[:, 0, 1, 1] = torch.tensor(factors)
     head.regression_head.bbox_reg.weight[0, 0, 1, 1] = SHIFT
-    anchors = [torch.tensor(ANCHORS, dtype=torch.float32)]
-    return SimpleNamespace(model=SimpleNamespace(head=head), anchors=lambda images, features: anchors)
+    return SimpleNamespace(model=SimpleNamespace(head=head))
 
 
 def through(values: list[float], layers: list[tuple[float, float]]) -> list[float]:
@@ -93,11 +92,10 @@ def test_the_teachers_head_finishes_the_students_map(matched: list[int]) -> None
     step = make_step(
         make_map([STUDENT]),
         make_map([TEACHER]),
-        own=SimpleNamespace(soft=soft),
-        student_network=student,
-        teacher_network=teacher,
+        detection=SimpleNamespace(own=SimpleNamespace(soft=soft), student=student, teacher=teacher),
+        anchors=lambda: [torch.tensor(ANCHORS, dtype=torch.float32)],
     )
-    config = DistillConfig(crosskd_class_weight=2.0, crosskd_box_weight=3.0)
+    config = Settings(crosskd_class_weight=2.0, crosskd_box_weight=3.0)
     found = {name: value.item() for name, value in CrossKD(make_setup(), config)(step).items()}
     expected = {"class": 2 * expected_class / positives, "box": 3 * expected_box / positives}
     assert found == pytest.approx(expected, rel=1e-4)
@@ -111,12 +109,10 @@ def test_a_student_like_its_teacher_costs_nothing() -> None:
     step = make_step(
         own.features,
         [feature.detach() for feature in own.features],
-        images=images,
-        own=own,
-        student_network=student,
-        teacher_network=student,
+        detection=SimpleNamespace(own=own, student=student, teacher=student),
+        anchors=lambda: student.anchors(images, own.features),
     )
-    found = CrossKD(make_setup(8, levels=5), DistillConfig())(step)
+    found = CrossKD(make_setup(8, levels=5), Settings())(step)
     # The deviation's guard against zero shows where a map is one cell wide.
     assert sum(found.values()).item() < 1e-2 * sum(own.losses.values()).item()
 
@@ -127,9 +123,8 @@ def test_other_classes_are_an_error() -> None:
     step = make_step(
         make_map([STUDENT]),
         make_map([TEACHER]),
-        own=SimpleNamespace(soft=soft),
-        student_network=student,
-        teacher_network=teacher,
+        detection=SimpleNamespace(own=SimpleNamespace(soft=soft), student=student, teacher=teacher),
+        anchors=lambda: [torch.tensor(ANCHORS, dtype=torch.float32)],
     )
     with pytest.raises(ValueError, match=r"expected logits \[1, 4, 2\], got \[1, 4, 3\]"):
-        CrossKD(make_setup(), DistillConfig())(step)
+        CrossKD(make_setup(), Settings())(step)

@@ -9,7 +9,7 @@ import torch
 from term_cases import Rows, identity, make_map, make_setup, make_step
 from torch import nn
 
-from gkd_fast.config import DistillConfig
+from gkd_fast.methods import Settings
 from gkd_fast.methods.cwd import CWD
 from gkd_fast.methods.fbkd import FBKD, NonLocal
 from gkd_fast.methods.mgd import MGD
@@ -29,7 +29,7 @@ def softmax(values: list[float], temperature: float) -> list[float]:
 
 
 def test_cwd_is_the_divergence_of_every_channel() -> None:
-    term = CWD(make_setup(2), DistillConfig(cwd_weight=3.0, cwd_temperature=2.0))
+    term = CWD(make_setup(2), Settings(cwd_weight=3.0, cwd_temperature=2.0))
     divergence = 0.0
     for own, other in zip(STUDENT, TEACHER, strict=True):
         for p, q in zip(softmax(cells(other), 2), softmax(cells(own), 2), strict=True):
@@ -39,8 +39,8 @@ def test_cwd_is_the_divergence_of_every_channel() -> None:
 
 
 def test_cwd_sums_levels_and_takes_the_mean_over_images() -> None:
-    term = CWD(make_setup(2, levels=2), DistillConfig())
-    single = CWD(make_setup(2), DistillConfig())(make_step(make_map(*STUDENT), make_map(*TEACHER)))["channels"]
+    term = CWD(make_setup(2, levels=2), Settings())
+    single = CWD(make_setup(2), Settings())(make_step(make_map(*STUDENT), make_map(*TEACHER)))["channels"]
     student, teacher = (make_map(*maps).repeat(3, 1, 1, 1) for maps in (STUDENT, TEACHER))
     found = term(make_step([student, student], [teacher, teacher]))["channels"]
     torch.testing.assert_close(found, 2 * single)
@@ -55,7 +55,7 @@ def pearson(a: list[float], b: list[float]) -> float:
 
 @pytest.mark.parametrize(("stage", "weight"), [("two_stage", 6.0), ("one_stage", 10.0)])
 def test_pkd_is_one_minus_the_correlation(stage: str, weight: float) -> None:
-    term = PKD(make_setup(2, stage=stage), DistillConfig())
+    term = PKD(make_setup(2, stage=stage), Settings())
     # 1/2 mean (a - b)^2 of standardised a and b with n - 1 in the deviation is (n - 1) / n (1 - r).
     expected = sum(3 / 4 * (1 - pearson(cells(s), cells(t))) for s, t in zip(STUDENT, TEACHER, strict=True)) / 2
     found = term(make_step(make_map(*STUDENT), make_map(*TEACHER)))
@@ -63,14 +63,14 @@ def test_pkd_is_one_minus_the_correlation(stage: str, weight: float) -> None:
 
 
 def test_pkd_does_not_see_scale_and_offset() -> None:
-    term = PKD(make_setup(2), DistillConfig())
+    term = PKD(make_setup(2), Settings())
     found = term(make_step(make_map(*STUDENT), 5 * make_map(*STUDENT) - 7))["correlation"]
     assert found.item() == pytest.approx(0, abs=1e-9)
 
 
 def test_pkd_survives_maps_of_one_cell() -> None:
     student = torch.ones(1, 2, 1, 1, requires_grad=True)
-    PKD(make_setup(2), DistillConfig())(make_step(student, torch.zeros(1, 2, 1, 1)))["correlation"].backward()
+    PKD(make_setup(2), Settings())(make_step(student, torch.zeros(1, 2, 1, 1)))["correlation"].backward()
     assert torch.isfinite(student.grad).all()
 
 
@@ -85,7 +85,7 @@ def generate_twice_plus_one(term: MGD) -> None:
 
 @pytest.mark.parametrize("masked", [0.0, 1.0])
 def test_mgd_generates_the_teacher_from_what_is_kept(masked: float) -> None:
-    config = DistillConfig(mgd_weight=(0.5, 3.0), mgd_masked=(0.5, masked))
+    config = Settings(mgd_weight=(0.5, 3.0), mgd_masked=(0.5, masked))
     term = MGD(make_setup(2), config)
     generate_twice_plus_one(term)
     expected = 0.0
@@ -97,7 +97,7 @@ def test_mgd_generates_the_teacher_from_what_is_kept(masked: float) -> None:
 
 
 def test_mgd_masks_whole_cells_of_the_given_fraction() -> None:
-    term = MGD(make_setup(2), DistillConfig(mgd_weight=(1.0, 1.0), mgd_masked=(0.0, 0.65)))
+    term = MGD(make_setup(2), Settings(mgd_weight=(1.0, 1.0), mgd_masked=(0.0, 0.65)))
     identity([layer for layer in term.generators[0] if isinstance(layer, nn.Conv2d)])
     torch.manual_seed(0)
     count = term(make_step(torch.ones(1, 2, 100, 100), torch.zeros(1, 2, 100, 100)))["generation"].item()
@@ -107,7 +107,7 @@ def test_mgd_masks_whole_cells_of_the_given_fraction() -> None:
 
 def two_stage_fbkd(**weights: float) -> FBKD:
     pairs = {f"fbkd_{name}": (value, 99.0) for name, value in weights.items()}
-    term = FBKD(make_setup(2, stage="two_stage", levels=2), DistillConfig(**pairs))
+    term = FBKD(make_setup(2, stage="two_stage", levels=2), Settings(**pairs))
     identity(term.adapters)
     identity(term.relation_adapters)
     return term
@@ -163,7 +163,7 @@ def test_the_non_local_block_relates_all_pairs_of_cells() -> None:
 @pytest.mark.parametrize("method", [CWD, PKD, MGD, FBKD])
 def test_equal_maps_have_finite_gradients(method) -> None:
     student = make_map(*STUDENT).requires_grad_()
-    term = method(make_setup(2), DistillConfig())
+    term = method(make_setup(2), Settings())
     if isinstance(term, FBKD):
         identity(term.adapters)
         identity(term.relation_adapters)

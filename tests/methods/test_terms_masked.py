@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from term_cases import Rows, identity, iou, make_map, make_setup, make_step, network_with_anchors
+from term_cases import Rows, anchors_of, identity, iou, make_map, make_setup, make_step
 from torch import Tensor, nn
 
-from gkd_fast.config import DistillConfig
+from gkd_fast.methods import Settings
 from gkd_fast.methods.defeat import DeFeat, decoupled_divergence
 from gkd_fast.methods.fgd import FGD, GlobalContext
 from gkd_fast.methods.fgfi import FGFI
@@ -27,7 +27,7 @@ def square(y: int, x: int) -> float:
 
 
 def make_fgfi(threshold: float) -> FGFI:
-    term = FGFI(make_setup(2), DistillConfig(fgfi_weight=0.5, fgfi_threshold=threshold))
+    term = FGFI(make_setup(2), Settings(fgfi_weight=0.5, fgfi_threshold=threshold))
     identity(term.adapters)
     return term
 
@@ -42,30 +42,30 @@ def test_fgfi_imitates_near_the_boxes(threshold: float) -> None:
             if value > threshold * max(overlap):
                 mask[cell] = max(mask[cell], weight)
     expected = 0.5 * sum(mask[cell] * square(*cell) for cell in EVERY_CELL) / (2 * sum(mask.values()))
-    network = network_with_anchors(CELL_ANCHORS)
-    step = make_step(make_map(*STUDENT), make_map(*TEACHER), boxes, weights=weights, student_network=network)
+    anchors = anchors_of(CELL_ANCHORS)
+    step = make_step(make_map(*STUDENT), make_map(*TEACHER), boxes, weights=weights, anchors=anchors)
     assert make_fgfi(threshold)(step)["imitation"].item() == pytest.approx(expected)
 
 
 def test_fgfi_gives_a_box_to_the_level_of_its_size_and_to_its_image() -> None:
-    term = FGFI(make_setup(1, levels=2), DistillConfig(fgfi_weight=1.0))
+    term = FGFI(make_setup(1, levels=2), Settings(fgfi_weight=1.0))
     identity(term.adapters)
     # 112 pixels and more belong to the second level. The student is 1 in the first image, 2 in the second.
     boxes: Rows = [[0, 0, 64, 64], [0, 0, 128, 128]]
-    anchors = network_with_anchors([[0, 0, 64, 64], [64, 0, 128, 64]], [[0, 0, 128, 128]])
+    anchors = anchors_of([[0, 0, 64, 64], [64, 0, 128, 64]], [[0, 0, 128, 128]])
     student = [torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).repeat(1, 1, 1, 2), 10 * torch.ones(2, 1, 1, 1)]
     step = make_step(
         student,
         [torch.zeros_like(level) for level in student],
         boxes,
         image_index=[1, 0],
-        student_network=anchors,
+        anchors=anchors,
     )
     assert term(step)["imitation"].item() == pytest.approx((2**2 + 10**2) / (2 * 2))
 
 
 def make_defeat(stage: str = "one_stage") -> DeFeat:
-    config = DistillConfig(defeat_foreground_weight=3.0, defeat_background_weight=5.0)
+    config = Settings(defeat_foreground_weight=3.0, defeat_background_weight=5.0)
     term = DeFeat(make_setup(2, stage=stage), config)
     identity(term.adapters)
     return term
@@ -85,7 +85,7 @@ def test_defeat_decouples_objects_and_background(trust: tuple[float, float]) -> 
 
 
 def test_defeat_takes_the_mean_over_levels() -> None:
-    term = DeFeat(make_setup(2, levels=2), DistillConfig(defeat_background_weight=5.0))
+    term = DeFeat(make_setup(2, levels=2), Settings(defeat_background_weight=5.0))
     identity(term.adapters)
     maps = [make_map(*STUDENT), make_map(*STUDENT)], [make_map(*TEACHER), make_map(*TEACHER)]
     expected = 5 * sum(square(*cell) for cell in EVERY_CELL) / (2 * 2 * 16)
@@ -110,8 +110,6 @@ def test_defeat_decouples_positive_and_negative_proposals() -> None:
     assert negative.item() == pytest.approx(divergence(1), rel=1e-5)
 
     soft = {"proposal_logits": arguments[0], "is_object": arguments[2], "proposals": "boxes", "sizes": "sizes"}
-    pool = SimpleNamespace(featmap_names=["0"])
-    model = SimpleNamespace(roi_heads=SimpleNamespace(box_roi_pool=pool))
     asked = []
 
     def classify(*question) -> tuple[Tensor, None]:
@@ -121,8 +119,11 @@ def test_defeat_decouples_positive_and_negative_proposals() -> None:
     step = make_step(
         make_map(*STUDENT),
         make_map(*TEACHER),
-        own=SimpleNamespace(soft=soft),
-        teacher_network=SimpleNamespace(model=model, classify=classify),
+        detection=SimpleNamespace(
+            own=SimpleNamespace(soft=soft),
+            teacher=SimpleNamespace(classify=classify),
+            teacher_pyramid=lambda maps: {"0": maps[0]},
+        ),
     )
     terms = make_defeat("two_stage")(step)
     assert terms["positive"].item() == pytest.approx(2 * positive.item())
@@ -142,7 +143,7 @@ def channel_attention(maps: list[Rows], temperature: float) -> list[float]:
 
 def test_fgd_focuses_on_boxes_and_attention() -> None:
     weights = {"foreground": 2.0, "background": 3.0, "attention": 5.0, "global": 7.0}
-    config = DistillConfig(**{f"fgd_{name}_weight": (99.0, value) for name, value in weights.items()})
+    config = Settings(**{f"fgd_{name}_weight": (99.0, value) for name, value in weights.items()})
     term = FGD(make_setup(2), config)
     # Rows floor(9/8) to ceil(15/8) and columns floor(8/8) to ceil(24/8); the second box is smaller and counts half.
     boxes: Rows = [[8, 9, 24, 15], [25, 2, 31, 10]]
@@ -173,16 +174,16 @@ def test_fgd_focuses_on_boxes_and_attention() -> None:
 
 def test_fgd_takes_the_mean_over_images_and_sums_levels() -> None:
     student, teacher = make_map(*STUDENT), make_map(*TEACHER)
-    single = FGD(make_setup(2), DistillConfig())(make_step(student, teacher, [[0, 0, 7, 7]]))
+    single = FGD(make_setup(2), Settings())(make_step(student, teacher, [[0, 0, 7, 7]]))
     maps = [[feature.repeat(2, 1, 1, 1)] * 2 for feature in (student, teacher)]
     boxes: Rows = [[0, 0, 7, 7], [0, 0, 7, 7]]
-    found = FGD(make_setup(2, levels=2), DistillConfig())(make_step(*maps, boxes, image_index=[0, 1]))
+    found = FGD(make_setup(2, levels=2), Settings())(make_step(*maps, boxes, image_index=[0, 1]))
     for name, value in single.items():
         torch.testing.assert_close(found[name], 2 * value)
 
 
 def test_fgd_without_boxes_has_background_alone_and_none_where_boxes_cover_all() -> None:
-    term = FGD(make_setup(2), DistillConfig())
+    term = FGD(make_setup(2), Settings())
     maps = make_map(*STUDENT), make_map(*TEACHER)
     empty, full = term(make_step(*maps)), term(make_step(*maps, [[0, 0, 32, 32]]))
     assert empty["foreground"].item() == full["background"].item() == 0
@@ -209,12 +210,12 @@ def test_the_global_context_is_added_to_every_cell() -> None:
         assert row == pytest.approx([x + a for x, a in zip(point, added, strict=True)], abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: make_fgfi(0.5), make_defeat, lambda: FGD(make_setup(2), DistillConfig())])
+@pytest.mark.parametrize("make", [lambda: make_fgfi(0.5), make_defeat, lambda: FGD(make_setup(2), Settings())])
 def test_gradients_reach_the_student_with_and_without_boxes(make) -> None:
     for boxes in ([[8, 8, 24, 24]], None):
         student = make_map(*STUDENT).requires_grad_()
-        network = network_with_anchors(CELL_ANCHORS)
-        sum(make()(make_step(student, make_map(*TEACHER), boxes, student_network=network)).values()).backward()
+        anchors = anchors_of(CELL_ANCHORS)
+        sum(make()(make_step(student, make_map(*TEACHER), boxes, anchors=anchors)).values()).backward()
         assert torch.isfinite(student.grad).all()
         if boxes:
             assert (student.grad != 0).any()

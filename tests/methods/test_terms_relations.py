@@ -9,10 +9,10 @@ import torch
 from term_cases import make_setup, make_step
 from torch import Tensor
 
-from gkd_fast.config import DistillConfig
+from gkd_fast.methods import Settings
 from gkd_fast.methods.rkd import RKD
 
-CONFIG = DistillConfig(rkd_distance_weight=2.0, rkd_angle_weight=3.0)
+CONFIG = Settings(rkd_distance_weight=2.0, rkd_angle_weight=3.0)
 STUDENT = [(0, 0), (3, 4), (0, 4)]
 TEACHER = [(1, 0, 0), (1, 1, 0), (4, 0, 0)]
 Points = list[tuple[float, ...]]
@@ -90,7 +90,7 @@ def test_few_and_coinciding_instances_have_finite_gradients(count: int) -> None:
 
 def test_rkd_spreads_its_instances_over_the_batch() -> None:
     points = [(x * x, x) for x in range(8)]
-    limited = DistillConfig(rkd_distance_weight=2.0, rkd_instances=4)
+    limited = Settings(rkd_distance_weight=2.0, rkd_instances=4)
     step = make_step(row_of_points(points), row_of_points([(y, x) for x, y in points]), boxes_in_cells(8))
     scaled = make_step(row_of_points(points), row_of_points([(3 * x, y) for x, y in points]), boxes_in_cells(8))
     assert RKD(make_setup(), limited)(step)["distance"].item() == pytest.approx(0, abs=1e-6)

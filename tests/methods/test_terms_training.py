@@ -9,17 +9,18 @@ import pytest
 import torch
 from term_cases import tiny_batch, tiny_detectors
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
-from gkd_fast.config import Config, DistillConfig, from_dict, replace, to_dict
+from gkd_fast.config import Config, from_dict, replace, to_dict
 from gkd_fast.config_checks import validate
-from gkd_fast.config_terms import TERMS
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
-from gkd_fast.detectors import DetectorAdapter, DetectorSpec, adapt, build_detector
+from gkd_fast.detectors import DetectorAdapter, DetectorSpec, StudentPass, adapt, build_detector
 from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
-from gkd_fast.methods import METHODS, Step
+from gkd_fast.methods import METHODS, Settings, Step, uses_prototypes
 from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.trainer import Phase, Trainer
 
 CPU = torch.device("cpu")
@@ -34,12 +35,18 @@ PARTS = {
     "mgd": {"generation"},
     "crosskd": {"class", "box"},
 }
-FITTING = [(name, detector) for name in METHODS for detector in ("faster_rcnn", "retinanet")]
+FITTING = [(name, detector) for name in PARTS for detector in ("faster_rcnn", "retinanet")]
 FITTING.remove(("crosskd", "faster_rcnn"))
 
 
-def make_distiller(terms: str, teacher: DetectorAdapter, channels: int, **settings) -> Distiller:
-    return Distiller(teacher, channels, ("a", "b", "c"), DistillConfig(terms=terms, **settings), CPU)
+def make_distiller(method: str, student: DetectorAdapter, teacher: DetectorAdapter, **settings) -> Distiller:
+    freeze_teacher(teacher.model, CPU)
+    return build_distiller(teacher, student, ("a", "b", "c"), Settings(method=method, **settings))
+
+
+def terms_of(distiller: Distiller, own: StudentPass, images: ImageList) -> dict[str, Tensor]:
+    boxes, labels = [target["boxes"] for target in own.targets], [target["labels"] - 1 for target in own.targets]
+    return distiller(images.tensors, boxes, labels, own=own)
 
 
 def make_bank(student_channels: int, teacher_channels: int, strides: tuple[int, ...]) -> PrototypeBank:
@@ -61,19 +68,18 @@ def distil(
     terms: str, detector: str, *, boxes: bool = True, channels: tuple[int, int] = (8, 12), **settings
 ) -> tuple[dict[str, Tensor], DetectorAdapter, Distiller]:
     student, teacher = tiny_detectors(detector, channels=channels)
-    distiller = make_distiller(terms, teacher, channels[0], **settings)
+    distiller = make_distiller(terms, student, teacher, **settings)
     if distiller.uses_prototypes:
         first = 4 if detector == "faster_rcnn" else 8
         distiller.bank = make_bank(*channels, tuple(first * 2**level for level in range(5)))
     images, targets = tiny_batch(student, boxes=boxes)
     torch.manual_seed(0)
     own = student.train_pass(images, targets)
-    found, _ = distiller.terms(student, own, images, kappa=1.0)
-    return found, student, distiller
+    return terms_of(distiller, own, images), student, distiller
 
 
 def test_every_known_name_has_its_method() -> None:
-    assert set(TERMS) == {"gkd", *METHODS} == {"gkd", *PARTS}
+    assert set(METHODS) == {"gkd", *PARTS}
 
 
 @pytest.mark.parametrize("channels", [(8, 12), (8, 8)])
@@ -83,7 +89,7 @@ def test_gradients_reach_the_student_and_its_modules_but_not_the_teacher(
 ) -> None:
     terms, student, distiller = distil(name, detector, channels=channels)
     expected = PARTS[name] | ({"positive", "negative"} if (name, detector) == ("defeat", "faster_rcnn") else set())
-    assert set(terms) == {f"{name}_{part}" for part in expected}
+    assert set(terms) == {f"{name}_{part}" for part in expected} == set(distiller.names)
     assert not distiller.uses_prototypes
     for value in terms.values():
         assert value.shape == ()
@@ -95,7 +101,7 @@ def test_gradients_reach_the_student_and_its_modules_but_not_the_teacher(
     assert all(torch.isfinite(grad).all() for grad in backbone)
     assert any((grad != 0).any() for grad in backbone)
     assert all(parameter.grad is not None for parameter in distiller.parameters())
-    assert all(parameter.grad is None for parameter in distiller.teacher.model.parameters())
+    assert all(parameter.grad is None for parameter in distiller.teacher.parameters())
 
 
 @pytest.mark.parametrize(("name", "detector"), FITTING)
@@ -118,12 +124,12 @@ class Witness(nn.Module):
 
 def test_methods_run_in_float32_under_mixed_precision() -> None:
     student, teacher = tiny_detectors("retinanet")
-    distiller = make_distiller("cwd", teacher, 8)
-    distiller.modules["cwd"] = witness = Witness()
+    distiller = make_distiller("cwd", student, teacher)
+    distiller.methods["cwd"] = witness = Witness()
     images, targets = tiny_batch(student)
     with torch.autocast("cpu", torch.bfloat16):
         own = student.train_pass(images, targets)
-        terms, _ = distiller.terms(student, own, images, kappa=1.0)
+        terms = terms_of(distiller, own, images)
     assert own.features[0].dtype == torch.bfloat16
     assert {feature.dtype for feature in (*witness.step.student, *witness.step.teacher)} == {torch.float32}
     assert not witness.autocast
@@ -143,7 +149,7 @@ def test_robust_masks_weigh_the_boxes(name: str, detector: str) -> None:
 
 
 def test_robust_masks_need_no_prototypes_without_masks() -> None:
-    assert not DistillConfig(terms="cwd+pkd", robust_masks=True).robust_terms
+    assert not uses_prototypes(Settings(method="cwd+pkd", robust_masks=True))
 
 
 def test_global_knowledge_is_the_same_beside_other_methods() -> None:
@@ -158,21 +164,20 @@ def test_global_knowledge_is_the_same_beside_other_methods() -> None:
 def test_needed_prototypes_are_asked_for() -> None:
     student, teacher = tiny_detectors("retinanet")
     images, targets = tiny_batch(student)
-    for terms, settings in (("gkd+cwd", {}), ("fgd", {"robust_masks": True})):
-        distiller = make_distiller(terms, teacher, 8, **settings)
+    for method in ("gkd+cwd", "fgd+robust"):
+        distiller = make_distiller(method, student, teacher)
         with pytest.raises(RuntimeError, match="expected prototypes, call refresh first"):
-            distiller.terms(student, student.train_pass(images, targets), images, kappa=1.0)
+            terms_of(distiller, student.train_pass(images, targets), images)
 
 
 def test_state_goes_through_a_file(tmp_path: Path) -> None:
-    every = "+".join(TERMS)
+    every = "+".join(METHODS)
     torch.manual_seed(1)
     _, _, distiller = distil(every, "retinanet")
     torch.save(distiller.state_dict(), tmp_path / "state.pt")
-    _, teacher = tiny_detectors("retinanet")
-    other = make_distiller(every, teacher, 8)
+    other = make_distiller(every, *tiny_detectors("retinanet"))
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert len(other.parameters()) == len(distiller.parameters()) > 50
+    assert len(list(other.parameters())) == len(list(distiller.parameters())) > 50
     for own, loaded in zip(distiller.parameters(), other.parameters(), strict=True):
         assert torch.equal(own, loaded)
     assert other.bank is not None
@@ -182,20 +187,20 @@ def test_state_goes_through_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("terms", "detector", "message"),
     [
-        ("fitnet", "retinanet", r"--terms: expected names of gkd, fgfi, .* joined by '\+'; got 'fitnet'"),
-        ("", "retinanet", "--terms: .* got ''"),
-        ("gkd+", "retinanet", "--terms: .* got ''"),
-        ("fgd+gkd+fgd", "retinanet", "--terms: expected every name once, got fgd 2 times"),
-        ("gkd+crosskd", "faster_rcnn", "--terms: crosskd .* expected --detector retinanet"),
+        ("fitnet", "retinanet", r"method: expected names of gkd, fgfi, .* joined by '\+', .* got 'fitnet'"),
+        ("", "retinanet", "method: .* got ''"),
+        ("gkd+", "retinanet", r"method: .* got 'gkd\+'"),
+        ("fgd+gkd+fgd", "retinanet", r"method: expected every name once, got 'fgd\+gkd\+fgd'"),
+        ("gkd@-1", "retinanet", "method: expected a positive number behind '@', got 'gkd@-1'"),
+        ("gkd+crosskd", "faster_rcnn", "method: crosskd needs .*--detector retinanet"),
     ],
 )
 def test_unusable_names_are_refused(terms: str, detector: str, message: str) -> None:
-    config = replace(replace(Config(), "distill", terms=terms), "model", detector=detector)
-    with pytest.raises(InputError, match=message):
+    config = replace(replace(Config(), "distill", method=terms), "model", detector=detector)
+    with pytest.raises(InputError, match=f"--{message}"):
         validate(config)
-    _, teacher = tiny_detectors(detector)
-    with pytest.raises(InputError, match=message):
-        make_distiller(terms, teacher, 8)
+    with pytest.raises(InputError, match=f"^{message}"):
+        make_distiller(terms, *tiny_detectors(detector))
 
 
 @pytest.mark.parametrize(
@@ -218,13 +223,14 @@ def test_unusable_settings_are_refused(settings: dict, message: str) -> None:
 def test_one_step_of_the_trainer(terms: str, detector: str, tmp_path: Path) -> None:
     config = replace(Config(), "optim", epochs=1, batch_size=4)
     config = replace(config, "run", log_steps=1, device="cpu")
-    config = replace(config, "distill", terms=terms, robust_masks=True)
+    config = replace(config, "distill", method=terms, robust_masks=True)
     config = replace(config, "model", detector=detector)
     scenes = build_dataset("scenes", None, "train", scenes_count=4, scenes_size=(96, 96))
     dataset = PreparedDataset(scenes, short_side=96, long_side=96)
     student, teacher = networks_for(detector, len(scenes.classes))
-    distiller = Distiller(teacher, 8, scenes.classes, config.distill, CPU)
-    before = {name: value.clone() for name, value in distiller.modules.state_dict().items()}
+    freeze_teacher(teacher.model, CPU)
+    distiller = build_distiller(teacher, student, scenes.classes, config.distill)
+    before = {name: value.clone() for name, value in distiller.methods.state_dict().items()}
     phase = Phase("distilled", tmp_path / "distilled", 1, 1e-3)
     phase.folder.mkdir()
     Trainer(student, dataset, phase, config, CPU, distiller).fit()
@@ -233,7 +239,7 @@ def test_one_step_of_the_trainer(terms: str, detector: str, tmp_path: Path) -> N
     for name in terms.split("+"):
         assert f'"{name}_' in logged
     assert ('"prototypes"' in logged) == ("gkd" in terms) == (distiller.bank is not None)
-    after = distiller.modules.state_dict()
+    after = distiller.methods.state_dict()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
@@ -248,20 +254,20 @@ def networks_for(detector: str, classes: int) -> tuple[DetectorAdapter, Detector
 
 
 def test_settings_survive_the_configuration_file() -> None:
-    config = replace(Config(), "distill", terms="gkd+mgd", mgd_masked=(0.1, 0.2))
+    config = replace(Config(), "distill", method="gkd+mgd", mgd_masked=(0.1, 0.2))
     assert from_dict(to_dict(config)) == config
-    assert dataclasses.replace(config.distill, terms="gkd").mgd_masked == (0.1, 0.2)
+    assert dataclasses.replace(config.distill, method="gkd").mgd_masked == (0.1, 0.2)
 
 
-@pytest.mark.parametrize(("name", "detector"), [*((name, "retinanet") for name in METHODS), ("defeat", "faster_rcnn")])
+@pytest.mark.parametrize(("name", "detector"), [*((name, "retinanet") for name in PARTS), ("defeat", "faster_rcnn")])
 def test_methods_are_one_graph(name: str, detector: str) -> None:
     student, teacher = tiny_detectors(detector)
-    distiller = make_distiller(name, teacher, 8)
+    distiller = make_distiller(name, student, teacher)
     images, targets = tiny_batch(student)
     own = student.train_pass(images, targets)
-    method = distiller.modules[name]
-    distiller.modules[name] = witness = Witness()
-    distiller.terms(student, own, images, kappa=1.0)
+    method = distiller.methods[name]
+    distiller.methods[name] = witness = Witness()
+    terms_of(distiller, own, images)
     torch.compiler.reset()
     results = []
     for module in (method, torch.compile(method, fullgraph=True, backend="eager")):

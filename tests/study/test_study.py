@@ -17,8 +17,8 @@ from tiny_runs import tiny_run
 
 from gkd_fast import train
 from gkd_fast.cli import study
-from gkd_fast.config import DistillConfig
 from gkd_fast.errors import InputError, RunError
+from gkd_fast.methods import Settings
 from gkd_fast.methods.grammar import Method
 from gkd_fast.study import cell as cells
 from gkd_fast.study.interval_chart import Row, interval_chart
@@ -229,7 +229,7 @@ def test_a_signal_stops_the_students_and_resuming_ends_with_the_same_weights(cop
 
 
 def test_factors_multiply_all_weights_of_a_term_and_nothing_else() -> None:
-    base = DistillConfig()
+    base = Settings()
     changed = Method.parse("gkd@2+defeat@0.5+robust").applied(base)
     assert (changed.terms, changed.robust_masks) == ("gkd+defeat", True)
     for name in ("global_weight", "foreground_weight", "background_weight", "soft_weight"):

@@ -42,8 +42,7 @@ class Waits(TorchDispatchMode):
 
 
 def waits(detector: str, **run: int) -> list[str]:
-    step, batches = make_step(make_config(detector, run=run))
-    step.distiller.harvest({t["image_id"]: len(t["labels"]) for _, targets in batches for t in targets})
+    step, batches = make_step(make_config(detector, run=run, distill={"prototypes_from": "harvest"}))
     step(batches[0], 1.0)
     with Waits() as mode:
         step(batches[1], 1.0)
@@ -63,7 +62,7 @@ def test_a_two_stage_step_waits_in_the_detector_alone() -> None:
 def test_networks_and_images_are_channels_last() -> None:
     step, batches = make_step(make_config())
     step(batches[0], 1.0)
-    networks = [step.adapter.model, step.distiller.teacher.model, step.distiller.modules]
+    networks = [step.adapter.model, step.distiller.teacher, step.distiller.methods]
     for parameter in (p for network in networks for p in network.parameters() if p.dim() == 4):
         assert parameter.is_contiguous(memory_format=torch.channels_last)
     images, _ = step.prepare(batches[0])

@@ -34,7 +34,7 @@ class PrototypeBank:
     image_ids: Tensor
     boxes: Tensor
     classes: tuple[str, ...]
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
     flipped: Tensor | None = None
 
     def to(self, device: torch.device) -> PrototypeBank:

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gkd_fast import ops
-from gkd_fast.config import DistillConfig
-from gkd_fast.detectors import DetectorAdapter, plain_targets, pyramid_strides
-from gkd_fast.detectors.base import ground_truth_instances
+from gkd_fast import ops, parallel
+from gkd_fast.instances import Instances
 from gkd_fast.methods.gkd.bank import PrototypeBank
+from gkd_fast.methods.gkd.settings import GKDSettings
+from gkd_fast.pyramids import infer_strides, pool
+from gkd_fast.watching import evaluating
 
-Batches = Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A batch of images with its ground truth, as candidates for prototypes come from it.
+
+    Attributes:
+        images: [N,3,H,W], on the device.
+        instances: the ground truth.
+        image_ids: int64 [N]; None: unknown.
+        flipped: bool [N], whether the images are mirrored; None: none is.
+    """
+
+    images: Tensor
+    instances: Instances
+    image_ids: Tensor | None = None
+    flipped: Tensor | None = None
+
+
+Pyramids = Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]
+"""Images [N,3,H,W] -> the L maps of the student and the L maps of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ class Candidates:
     image_ids: Tensor
     boxes: Tensor
     flipped: Tensor
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
 
 
 def candidate_indices(labels_per_image: list[set[int]], limit: int, seed: int) -> list[int]:
@@ -62,85 +83,96 @@ def candidate_indices(labels_per_image: list[set[int]], limit: int, seed: int) -
 
 @torch.no_grad()
 def collect_candidates(
-    student: DetectorAdapter,
-    teacher: DetectorAdapter,
-    batches: Batches,
-    config: DistillConfig,
-    device: torch.device,
+    batches: Iterable[LabelledBatch],
+    pyramids: Pyramids,
+    settings: GKDSettings,
     *,
+    strides: Sequence[float] | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Candidates:
     """Embed every ground-truth box in both spaces: one pass over the images for all classes and levels.
 
     Args:
-        student, teacher: both networks, in evaluation mode during the pass.
-        batches: uint8 images and targets, not augmented.
-        config: student_statistics and negative.
-        device: of the networks.
+        batches: images that are not augmented.
+        pyramids: of both networks, which `embedding_modes` has prepared.
+        settings: negative.
+        strides: of the student's levels; None: from the sizes of images and maps.
         progress: called with the number of images of every finished batch.
+
+    Raises:
+        ValueError: for no batch.
     """
     parts: list[list[Tensor]] = [[], [], [], [], [], []]
-    strides: tuple[int, ...] = ()
-    training = student.model.training
-    student.model.eval()
-    teacher.model.eval()
-    norms = [] if config.student_statistics == "running" else _batch_norms(student.model)
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
-    for images, targets in batches:
-        batch = student.batch([image.to(device) for image in images])
-        instances = ground_truth_instances(plain_targets(targets, device))
-        maps = [list(network.pyramid(batch).values()) for network in (student, teacher)]
-        strides = tuple(pyramid_strides(batch.tensors.shape, maps[0]))
-        ids = torch.tensor([target["image_id"] for target in targets])
-        flipped = torch.tensor([bool(target.get("flipped", False)) for target in targets])
-        image_index = instances.image_index.cpu()
+    own_strides: tuple[float, ...] = ()
+    seen = 0
+    for batch in batches:
+        maps = pyramids(batch.images)
+        found = [infer_strides(batch.images.shape[-2:], levels) for levels in maps]
+        own_strides = found[0] = tuple(strides or found[0])
+        count = len(batch.images)
+        # A number of no other process's image.
+        numbers = (torch.arange(count) + seen) * parallel.world_size() + parallel.rank()
+        ids = numbers if batch.image_ids is None else batch.image_ids.cpu()
+        flipped = torch.zeros(count, dtype=torch.bool) if batch.flipped is None else batch.flipped.cpu()
+        image_index = batch.instances.image_index.cpu()
         pooled = [
-            ops.box_mean_pool(
-                [level.float() for level in levels],
-                instances.boxes,
-                instances.image_index,
-                strides,
-                negative=config.negative,
-            ).cpu()
-            for levels in maps
+            pool([level.float() for level in levels], batch.instances, own, settings.negative).cpu()
+            for levels, own in zip(maps, found, strict=True)
         ]
-        rows = [*pooled, instances.labels.cpu(), ids[image_index], instances.boxes.cpu(), flipped[image_index]]
-        for part, row in zip(parts, rows, strict=True):
+        labels, boxes = batch.instances.labels.cpu(), batch.instances.boxes.cpu()
+        for part, row in zip(parts, [*pooled, labels, ids[image_index], boxes, flipped[image_index]], strict=True):
             part.append(row)
-        progress(len(images))
-    for norm in norms:
-        norm.track_running_stats = True
-    student.model.train(training)
-    if not strides:
+        seen += count
+        progress(count)
+    if not seen:
         raise ValueError("candidates: expected at least one batch of images, got none")
     embeddings = [torch.cat(part, dim=1) for part in parts[:2]]
-    return Candidates(*embeddings, *(torch.cat(part) for part in parts[2:]), strides=strides)
+    return Candidates(*embeddings, *(torch.cat(part) for part in parts[2:]), strides=own_strides)
 
 
-def merged(parts: Sequence[Candidates], images: Sequence[int]) -> Candidates:
-    """The candidates that several processes found, in the order of a pass by one process.
+@contextmanager
+def embedding_modes(student: nn.Module, teacher: nn.Module, settings: GKDSettings) -> Iterator[None]:
+    """Within, both networks are in evaluation mode, the student's batch normalisation as student_statistics says."""
+    norms = [] if settings.student_statistics == "running" else _batch_norms(student)
+    with evaluating(teacher), evaluating(student):
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
+
+
+def merged(parts: Sequence[Candidates], images: Sequence[int] = ()) -> Candidates:
+    """The candidates that several processes found, each image's once.
 
     Args:
         parts: of each process's share of the images (`gkd_fast.parallel.own_share`).
-        images: all image ids, in order.
+        images: all image ids, in the order of a pass by one process; empty: process after process.
     """
     if len(parts) == 1:
         return parts[0]
-    # The first image belongs to the first process; in the other shares it is filling.
-    kept = [torch.where((part.image_ids != images[0]) | (rank == 0))[0] for rank, part in enumerate(parts)]
-    place = {image: number for number, image in enumerate(images)}
-    image_ids = torch.cat([part.image_ids[rows] for part, rows in zip(parts, kept, strict=True)])
-    order = torch.tensor([place[image] for image in image_ids.tolist()]).argsort(stable=True)
+    kept, seen = [], set[int]()
+    for part in parts:
+        # Shares are filled up with images that an earlier process has.
+        kept.append(torch.tensor([image not in seen for image in part.image_ids.tolist()], dtype=torch.bool))
+        seen |= set(part.image_ids.tolist())
+    columns = {
+        name: torch.cat([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])
+        for name in ("labels", "image_ids", "boxes", "flipped")
+    }
     embeddings = {
-        name: torch.cat([getattr(part, name)[:, rows] for part, rows in zip(parts, kept, strict=True)], 1)[:, order]
+        name: torch.cat([getattr(part, name)[:, rows] for part, rows in zip(parts, kept, strict=True)], 1)
         for name in ("student", "teacher")
     }
-    columns = {
-        name: torch.cat([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])[order]
-        for name in ("labels", "boxes", "flipped")
-    }
-    return Candidates(**embeddings, **columns, image_ids=image_ids[order], strides=parts[0].strides)
+    place = {image: number for number, image in enumerate(images)}
+    order = torch.tensor([place.get(image, 0) for image in columns["image_ids"].tolist()]).argsort(stable=True)
+    return Candidates(
+        **{name: value[:, order] for name, value in embeddings.items()},
+        **{name: value[order] for name, value in columns.items()},
+        strides=parts[0].strides,
+    )
 
 
 def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -154,12 +186,12 @@ def density(embeddings: Tensor, bandwidth: float) -> Tensor:
     return torch.exp(-(((1 - cosine) / bandwidth) ** 2)).sum(-1)
 
 
-def dense_instances(student: Tensor, teacher: Tensor, config: DistillConfig) -> Tensor:
+def dense_instances(student: Tensor, teacher: Tensor, settings: GKDSettings) -> Tensor:
     """Gamma: the instances of a class that are dense in both spaces and may become prototypes.
 
     Args:
         student, teacher: L2-normalised [n,C_S], [n,C_T].
-        config: bandwidth, density_quantile, relax_filters, prototypes.
+        settings: bandwidth, density_quantile, relax_filters, prototypes.
 
     Returns:
         bool [n]. With relax_filters at least min(n, prototypes) are true: the ones of greatest density (the
@@ -168,12 +200,12 @@ def dense_instances(student: Tensor, teacher: Tensor, config: DistillConfig) -> 
     Raises:
         ValueError: if nothing is left and relax_filters is off.
     """
-    rho = torch.stack([density(space, config.bandwidth) for space in (student, teacher)])
+    rho = torch.stack([density(space, settings.bandwidth) for space in (student, teacher)])
     count = rho.shape[1]
-    threshold = rho.sort(dim=1).values[:, min(int(config.density_quantile * count), count - 1), None]
+    threshold = rho.sort(dim=1).values[:, min(int(settings.density_quantile * count), count - 1), None]
     dense = (rho > threshold).all(0)
-    wanted = min(count, config.prototypes)
-    if config.relax_filters and int(dense.sum()) < wanted:
+    wanted = min(count, settings.prototypes)
+    if settings.relax_filters and int(dense.sum()) < wanted:
         score = rho.prod(0) + dense * (count + 1) ** 2
         dense = torch.zeros_like(dense).index_fill_(0, score.topk(wanted).indices, True)
     if not dense.any():
@@ -181,7 +213,7 @@ def dense_instances(student: Tensor, teacher: Tensor, config: DistillConfig) -> 
     return dense
 
 
-def generate_bank(candidates: Candidates, classes: tuple[str, ...], config: DistillConfig) -> PrototypeBank:
+def generate_bank(candidates: Candidates, classes: tuple[str, ...], settings: GKDSettings) -> PrototypeBank:
     """Density filter and joint matching pursuit for all classes and levels (paper, prototype generation).
 
     A class without any instance gets no prototypes.
@@ -189,25 +221,25 @@ def generate_bank(candidates: Candidates, classes: tuple[str, ...], config: Dist
     Args:
         candidates: embeddings of the ground truth in both spaces.
         classes: the K class names.
-        config: the method's settings.
+        settings: of the method.
 
     Raises:
         ValueError: if no class has a candidate.
     """
-    members = [_large_enough(candidates, label, config) for label in range(len(classes))]
-    sizes = [_prototype_count(rows, config) for rows in members]
+    members = [_large_enough(candidates, label, settings) for label in range(len(classes))]
+    sizes = [_prototype_count(rows, settings) for rows in members]
     if not any(sizes):
         raise ValueError("prototypes: expected instances of at least one class, got none")
     levels = torch.arange(len(candidates.strides))[:, None]
     index = torch.cat(
-        [picks[:, :size] for picks, size in zip(_pursue(candidates, members, config), sizes, strict=True)],
+        [picks[:, :size] for picks, size in zip(_pursue(candidates, members, settings), sizes, strict=True)],
         dim=1,
     )
     return PrototypeBank(
         student=candidates.student[levels, index],
         teacher=candidates.teacher[levels, index],
         class_offsets=torch.tensor([0, *sizes]).cumsum(0),
-        most=config.prototypes,
+        most=settings.prototypes,
         image_ids=candidates.image_ids[index],
         boxes=candidates.boxes[index],
         flipped=candidates.flipped[index],
@@ -216,24 +248,24 @@ def generate_bank(candidates: Candidates, classes: tuple[str, ...], config: Dist
     )
 
 
-def _large_enough(candidates: Candidates, label: int, config: DistillConfig) -> Tensor:
+def _large_enough(candidates: Candidates, label: int, settings: GKDSettings) -> Tensor:
     """The candidates of a class that pass min_box; with relax_filters the largest of the others fill up."""
     rows = torch.where(candidates.labels == label)[0]
     side = (candidates.boxes[rows, 2:] - candidates.boxes[rows, :2]).amin(1)
-    large = rows[side > config.min_box]
-    if config.relax_filters and len(large) < config.prototypes:
-        order = side.argsort(descending=True, stable=True)[: config.prototypes]
+    large = rows[side > settings.min_box]
+    if settings.relax_filters and len(large) < settings.prototypes:
+        order = side.argsort(descending=True, stable=True)[: settings.prototypes]
         return rows[order].sort().values
     return large
 
 
-def _prototype_count(rows: Tensor, config: DistillConfig) -> int:
-    if config.repeat_picks:
-        return config.prototypes if len(rows) else 0
-    return min(len(rows), config.prototypes)
+def _prototype_count(rows: Tensor, settings: GKDSettings) -> int:
+    if settings.repeat_picks:
+        return settings.prototypes if len(rows) else 0
+    return min(len(rows), settings.prototypes)
 
 
-def _pursue(candidates: Candidates, members: list[Tensor], config: DistillConfig) -> list[Tensor]:
+def _pursue(candidates: Candidates, members: list[Tensor], settings: GKDSettings) -> list[Tensor]:
     """Matching pursuit of every class and level as one padded batch; per class the picked rows [L,M]."""
     spaces = [F.normalize(space, dim=-1) for space in (candidates.student, candidates.teacher)]
     levels = len(candidates.strides)
@@ -241,16 +273,16 @@ def _pursue(candidates: Candidates, members: list[Tensor], config: DistillConfig
     dense = torch.zeros(len(members), levels, padded.shape[1], dtype=torch.bool)
     for label, rows in enumerate(members):
         for level in range(levels if len(rows) else 0):
-            dense[label, level, : len(rows)] = dense_instances(spaces[0][level, rows], spaces[1][level, rows], config)
+            dense[label, level, : len(rows)] = dense_instances(spaces[0][level, rows], spaces[1][level, rows], settings)
     problem_rows = padded.repeat_interleave(levels, dim=0)
     level = torch.arange(levels).repeat(len(members))[:, None]
     picks = ops.matching_pursuit(
         spaces[0][level, problem_rows],
         spaces[1][level, problem_rows],
         torch.tensor([len(rows) for rows in members]).repeat_interleave(levels),
-        picks=config.prototypes,
-        alpha=config.alpha,
-        repeat=config.repeat_picks,
+        picks=settings.prototypes,
+        alpha=settings.alpha,
+        repeat=settings.repeat_picks,
         candidates=dense.flatten(0, 1),
     )
     rows = problem_rows.gather(1, picks.clamp(min=0))

@@ -9,20 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast import ops, parallel
-from gkd_fast.config import DistillConfig
-from gkd_fast.detectors import Instances, SoftPairs
+from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods.gkd.bank import PrototypeBank
+from gkd_fast.methods.gkd.settings import GKDSettings
 from gkd_fast.ops.reference.masked_imitation import imitation_level
+from gkd_fast.pyramids import BASE_SIZE, imitation, pool
 
-_BASE_SIZE = 56.0  # pixels; the default of ops.masked_imitation
+Strides = tuple[Sequence[float], Sequence[float]]
+"""Of the student's and of the teacher's levels, in pixels."""
 
 
 class Adapters(nn.Module):
-    """One 1x1 convolution per level from the student's to the teacher's channels, with an optional ReLU."""
+    """One 1x1 convolution per level from the student's to the teacher's channels, with an optional ReLU.
 
-    def __init__(self, student_channels: int, teacher_channels: int, levels: int, *, relu: bool = False) -> None:
+    Args:
+        channels: of student and teacher on each level.
+        relu: whether a ReLU follows.
+    """
+
+    def __init__(self, channels: Sequence[tuple[int, int]], *, relu: bool = False) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.Conv2d(student_channels, teacher_channels, 1) for _ in range(levels))
+        self.levels = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in channels)
         self.relu = relu
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -63,7 +70,8 @@ def instance_weights(
     teacher: Sequence[Tensor],
     instances: Instances,
     bank: PrototypeBank,
-    config: DistillConfig,
+    settings: GKDSettings,
+    strides: Strides | None = None,
 ) -> Tensor:
     """omega of instances on every level, from the mean of the cells under their boxes.
 
@@ -71,33 +79,35 @@ def instance_weights(
         student, teacher: L maps [N,C_S,H_l,W_l], [N,C_T,H_l,W_l].
         instances: B instances.
         bank: on the same device.
-        config: negative, positive_weights.
+        settings: negative, positive_weights.
+        strides: None: those of the bank in both.
 
     Returns:
         [L,B], without gradient.
     """
     with torch.no_grad():
-        _, omega = _global_knowledge(student, teacher, instances, bank, config)
-    return omega.clamp(min=0) if config.positive_weights else omega
+        _, omega = discrepancy(student, teacher, instances, bank, settings, strides)
+    return omega.clamp(min=0) if settings.positive_weights else omega
 
 
-def _global_knowledge(
+def discrepancy(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     instances: Instances,
     bank: PrototypeBank,
-    config: DistillConfig,
+    settings: GKDSettings,
+    strides: Strides | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The discrepancy of each level [L], and omega [L,B]."""
+    """The discrepancy of each level [L], and omega [L,B]; arguments as of `instance_weights`."""
     embedded = [
-        ops.box_mean_pool(maps, instances.boxes, instances.image_index, bank.strides, negative=config.negative)
-        for maps in (student, teacher)
+        pool(maps, instances, own, settings.negative)
+        for maps, own in zip((student, teacher), strides or (bank.strides, bank.strides), strict=True)
     ]
     return ops.pairwise_discrepancy(*embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets)
 
 
 def soft_label_loss(
-    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, config: DistillConfig
+    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, settings: GKDSettings
 ) -> Tensor:
     """mean_i omega_i T^2 mean_c KL(teacher || student) over the places of an instance, at temperature T.
 
@@ -109,27 +119,29 @@ def soft_label_loss(
         omega: [L,B] robust weights of the instances.
         instances: for their classes.
         bank: for the weights of a two-stage detector, which come from the RoI features.
-        config: temperature, one_stage_soft.
+        settings: temperature, one_stage_soft, positive_weights.
     """
     count = parallel.total((soft.instance >= 0).sum()).clamp(min=1)
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
         return soft.student.sum() * 0
-    student, teacher = soft.student.float() / config.temperature, soft.teacher.float() / config.temperature
+    student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
     if soft.student_embedding is not None and soft.teacher_embedding is not None:
         labels = instances.labels[soft.instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
         divergence = _categorical_kl(student, teacher)
     else:
-        own_level = imitation_level(instances.boxes, len(omega), _BASE_SIZE)
+        own_level = imitation_level(instances.boxes, len(omega), BASE_SIZE)
         instance = soft.instance.clamp(min=0)
         weights = omega[own_level[instance], instance].where(soft.instance >= 0, 0)
-        if config.one_stage_soft == "matched":
+        if soft.exclusive:
+            divergence = _categorical_kl(student, teacher)
+        elif settings.one_stage_soft == "matched":
             divergence = _binary_kl(student, teacher)
         else:  # the weights stay image-major while the rows become level-major
             divergence = _categorical_kl(student, teacher)[soft.level.argsort(stable=True)]
-    if config.positive_weights:
+    if settings.positive_weights:
         weights = weights.clamp(min=0)
-    return (weights * config.temperature**2 * divergence.mean(1)).sum() / count
+    return (weights * settings.temperature**2 * divergence.mean(1)).sum() / count
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -147,44 +159,67 @@ def robust_distilling(
     teacher: Sequence[Tensor],
     instances: Instances,
     soft: SoftPairs | None,
-    bank: PrototypeBank,
-    config: DistillConfig,
+    bank: PrototypeBank | None,
+    settings: GKDSettings,
     *,
     stage: str,
-    kappa: float,
+    kappa: float | Tensor,
+    strides: Strides | None = None,
+    imitated: Sequence[Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """All terms of the robust distilling module.
 
     Args:
         student: L raw student maps [N,C_S,H_l,W_l].
         adapted: the same through the adapters, [N,C_T,H_l,W_l].
-        teacher: L teacher maps [N,C_T,H_l,W_l].
+        teacher: L teacher maps [N,C_T,...].
         instances: B instances.
         soft: logits for the soft-label loss, or None to leave it out.
-        bank: prototypes.
-        config: weights and variants of the terms.
+        bank: prototypes; None while there are none: every weight is then 1, and the global loss 0.
+        settings: weights and variants of the terms.
         stage: ``two_stage`` (feature losses: mean over levels) or ``one_stage`` (sum).
         kappa: attenuation, 1 - epoch / epochs.
+        strides: None: those of the bank in both networks.
+        imitated: the teacher's maps in the sizes of the student's; None: they have them.
 
     Returns:
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
         up, over all processes that train together), and the robust weights omega [L,B].
     """
-    boxes, image_index = instances.boxes, instances.image_index
-    discrepancy, omega = _global_knowledge(student, teacher, instances, bank, config)
-    sums = ops.masked_imitation(adapted, teacher, boxes, image_index, omega, bank.strides, overlap=config.overlap)
-    channels = teacher[0].shape[1]
-    foreground = sums.foreground / (2 * channels * parallel.total(sums.foreground_weight)).clamp(min=1)
-    background = sums.background / (2 * channels * parallel.total(sums.background_cells)).clamp(min=1)
+    strides = strides or (bank.strides, bank.strides)
+    if bank is None:
+        omega = instances.boxes.new_ones(len(student), len(instances.boxes))
+        whole = omega.new_zeros(())
+    else:
+        levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
+        whole = _participating_share(instances, bank) * levels.sum()
+    foreground, background = _imitation(adapted, imitated or teacher, instances, omega, strides[0], settings.overlap)
     over_levels = torch.mean if stage == "two_stage" else torch.sum
     terms = {
-        "global": kappa * config.global_weight * _participating_share(instances, bank) * discrepancy.sum(),
-        "foreground": kappa * config.foreground_weight * over_levels(foreground),
-        "background": kappa * config.background_weight * over_levels(background),
+        "global": kappa * settings.global_weight * whole,
+        "foreground": kappa * settings.foreground_weight * over_levels(foreground),
+        "background": kappa * settings.background_weight * over_levels(background),
     }
     if soft is not None:
-        terms["soft"] = config.soft_weight * soft_label_loss(soft, omega, instances, bank, config)
+        terms["soft"] = settings.soft_weight * soft_label_loss(soft, omega, instances, bank, settings)
     return terms, omega
+
+
+def _imitation(
+    adapted: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    instances: Instances,
+    omega: Tensor,
+    strides: Sequence[float],
+    overlap: str,
+) -> tuple[Tensor, Tensor]:
+    """L_fg and L_bg of each level [L], without their weights."""
+    sums = imitation(adapted, teacher, instances, omega, strides, overlap)
+    channels = [feature.shape[1] for feature in teacher]
+    twice = 2 * (channels[0] if len(set(channels)) == 1 else sums.foreground.new_tensor(channels))
+    foreground = sums.foreground / (twice * parallel.total(sums.foreground_weight)).clamp(min=1)
+    background = sums.background / (twice * parallel.total(sums.background_cells)).clamp(min=1)
+    return foreground, background
 
 
 def _participating_share(instances: Instances, bank: PrototypeBank) -> Tensor | float:

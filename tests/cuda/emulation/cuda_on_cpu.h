@@ -61,8 +61,7 @@ gkd_switch_stack:
   ret
 )");
 
-namespace gkd {
-namespace emulation {
+namespace gkd::emulation {
 
 #if defined(__SANITIZE_THREAD__)
 constexpr bool kThreadSanitizer = true;
@@ -411,11 +410,13 @@ inline void set_order(int order) {
   machine.random = 0x9e3779b97f4a7c15u * static_cast<uint64_t>(order + 1);
 }
 
-}  // namespace emulation
+}  // namespace gkd::emulation
+
+namespace gkd::cuda {
 
 inline const char* launch_error() { return emulation::machine.error[0] ? emulation::machine.error : nullptr; }
 
-}  // namespace gkd
+}  // namespace gkd::cuda
 
 #define threadIdx (gkd::emulation::machine.current->index)
 #define blockIdx (gkd::emulation::machine.block_index)

@@ -13,7 +13,7 @@
 
 namespace {
 
-using namespace gkd;
+using namespace gkd::cuda;
 
 void check(bool holds, const char* what) {
   if (holds) return;
@@ -165,7 +165,7 @@ void run_roi_align(bool backward) {
 int main(int count, char** arguments) {
   check(count == 3, "usage: harness OPERATOR ORDER < arguments > results");
   const std::string name = arguments[1], suffix = "_backward";
-  emulation::set_order(atoi(arguments[2]));
+  gkd::emulation::set_order(atoi(arguments[2]));
   const bool backward = name.size() > suffix.size() && name.substr(name.size() - suffix.size()) == suffix;
   if (name == "box_mean_pool" || name == "box_mean_pool_backward")
     run_mean_pool(backward);

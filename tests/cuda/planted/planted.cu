@@ -6,7 +6,7 @@
 
 #include "../../../csrc/cuda/block.cuh"
 
-namespace gkd {
+namespace gkd::cuda {
 
 // Sums of 256 numbers, the mistakes chosen by the template.
 template <bool first_barrier, bool last_barrier>
@@ -91,13 +91,13 @@ __global__ void index_rows(float* out, int rows, int pitch) {
   if (thread() == 0) *out = static_cast<float>(rows * pitch);
 }
 
-}  // namespace gkd
+}  // namespace gkd::cuda
 
-using namespace gkd;
+using namespace gkd::cuda;
 
 int main(int, char** arguments) {
   const char* name = arguments[1];
-  emulation::set_order(atoi(arguments[2]));
+  gkd::emulation::set_order(atoi(arguments[2]));
   const auto is = [&](const char* kernel) { return strcmp(name, kernel) == 0; };
   constexpr int kRows = 3;
   const int length = is("non_atomic_sum") || is("int_overflow") || is("unaligned_vector") ? 1 : kRows * kThreads;

@@ -1,0 +1,50 @@
+"""What two torchvision detectors show to the methods that need more than maps and boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from gkd_fast.detectors.base import StudentPass
+from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
+from gkd_fast.detectors.retinanet import RetinaNetAdapter
+from gkd_fast.instances import SoftPairs
+
+DetectorAdapter = FasterRCNNAdapter | RetinaNetAdapter
+OFFERED = {
+    "two_stage": frozenset({"anchors", "logits", "proposals"}),
+    "one_stage": frozenset({"anchors", "logits", "crossed heads"}),
+}
+"""What a detector has for the methods (`gkd_fast.methods.Setup.offered`), by its stage."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One training pass of a student beside its teacher.
+
+    Attributes:
+        own: the student's pass.
+        student, teacher: both detectors.
+    """
+
+    own: StudentPass
+    student: DetectorAdapter
+    teacher: DetectorAdapter
+
+    def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """The student's anchors of each level [H_l*W_l*A,4] on a batch [N,3,H,W], cell by cell."""
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        return self.student.anchors(ImageList(images, sizes), features)
+
+    def teacher_pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """The teacher's maps by the names that its heads know them by."""
+        if isinstance(self.teacher, RetinaNetAdapter):
+            return {str(level): feature for level, feature in enumerate(maps)}
+        names = self.teacher.model.roi_heads.box_roi_pool.featmap_names
+        return dict(zip(names, maps, strict=False))
+
+    def soft_pairs(self, maps: list[Tensor]) -> SoftPairs:
+        """Logits of both networks at the student's places; maps: the teacher's."""
+        return self.student.soft_pairs(self.own, self.teacher, self.teacher_pyramid(maps))

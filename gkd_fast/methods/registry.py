@@ -1,0 +1,63 @@
+"""All methods by name, and what each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from gkd_fast.errors import InputError
+from gkd_fast.methods.base import NEEDS, Setup
+from gkd_fast.methods.crosskd import CrossKD
+from gkd_fast.methods.cwd import CWD
+from gkd_fast.methods.defeat import DeFeat
+from gkd_fast.methods.fbkd import FBKD
+from gkd_fast.methods.fgd import FGD
+from gkd_fast.methods.fgfi import FGFI
+from gkd_fast.methods.gkd.method import GKD
+from gkd_fast.methods.mgd import MGD
+from gkd_fast.methods.pkd import PKD
+from gkd_fast.methods.rkd import RKD
+from gkd_fast.methods.settings import Settings
+
+METHODS: dict[str, type[nn.Module]] = {
+    "gkd": GKD,
+    "fgfi": FGFI,
+    "defeat": DeFeat,
+    "fbkd": FBKD,
+    "rkd": RKD,
+    "cwd": CWD,
+    "pkd": PKD,
+    "fgd": FGD,
+    "mgd": MGD,
+    "crosskd": CrossKD,
+}
+MASKED = ("fgfi", "defeat", "fgd")
+
+
+def check_needs(names: Sequence[str], offered: Collection[str], option: str = "method") -> None:
+    """Check that methods get what they need beside maps and boxes.
+
+    Args:
+        names: keys of `METHODS`.
+        offered: keys of `NEEDS` that are there.
+        option: what the names were given as, for the message.
+
+    Raises:
+        InputError: for the first method that lacks something.
+    """
+    for name in names:
+        for need in getattr(METHODS[name], "needs", ()):
+            if need not in offered:
+                raise InputError(f"{option}: {name} needs {NEEDS[need]}")
+
+
+def build_methods(names: Sequence[str], setup: Setup, settings: Settings) -> nn.ModuleDict:
+    """The modules of the given names, in their order."""
+    return nn.ModuleDict({name: METHODS[name](setup, settings) for name in names})
+
+
+def uses_prototypes(settings: Settings) -> bool:
+    """Whether the methods need prototypes; of settings whose ``method`` holds plain names."""
+    names = settings.method.split("+")
+    return "gkd" in names or (settings.robust_masks and any(name in MASKED for name in names))

@@ -1,0 +1,98 @@
+"""The distiller of torchvision's detectors, and what it is fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gkd_fast.detectors import DetectorAdapter, plain_targets
+from gkd_fast.detectors.base import ground_truth_instances
+from gkd_fast.detectors.folding import fold_batch_norm
+from gkd_fast.distiller import Distiller
+from gkd_fast.methods import Settings
+from gkd_fast.methods.gkd import Candidates, GKDSettings, LabelledBatch, collect_candidates, embedding_modes
+
+Batches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
+"""uint8 images [3,H,W] and targets (boxes, labels from 1, image_id), not augmented."""
+
+_EXAMPLE = 64  # pixels a side of the image that shows the channels
+
+
+def freeze_teacher(
+    model: nn.Module, device: torch.device, shard: Callable[[nn.Module, torch.device], None] | None = None
+) -> None:
+    """Make a detector a teacher for good: frozen, in evaluation mode, its batch normalisation folded.
+
+    Args:
+        model: changed in place.
+        device: to which it is moved.
+        shard: moves it there in parts; None: as a whole.
+    """
+    model.eval().requires_grad_(False)
+    fold_batch_norm(model.backbone)
+    if shard:
+        shard(model, device)
+    else:
+        model.to(device)
+
+
+def build_distiller(
+    teacher: DetectorAdapter, student: DetectorAdapter, classes: tuple[str, ...], settings: Settings
+) -> Distiller:
+    """The distiller that training uses: `refresh` alone generates prototypes, at the beginning of epochs.
+
+    Args:
+        teacher: frozen, on the device.
+        student: on the device, and not yet sharded.
+        classes: names.
+        settings: of the methods.
+    """
+    device = next(student.model.parameters()).device
+    return Distiller(
+        teacher.model,
+        student.model,
+        classes,
+        ["backbone"],
+        example=torch.zeros(1, 3, _EXAMPLE, _EXAMPLE, device=device),
+        stage=student.stage,
+        settings=settings,
+        run_student=_run_backbone,
+        run_teacher=_run_backbone,
+        refresh_steps=None,
+        checked_steps=0,
+        detectors=(student, teacher),
+    )
+
+
+def passed_batches(student: DetectorAdapter, batches: Batches, device: torch.device) -> Iterator[tuple[Any, ...]]:
+    """Batches as `Distiller.refresh` takes them, normalised and padded as the student has them."""
+    for images, targets in batches:
+        batch = student.batch([image.to(device) for image in images])
+        plain = plain_targets(targets, device)
+        ids = [target["image_id"] for target in targets]
+        yield batch.tensors, [t["boxes"] for t in plain], [t["labels"] - 1 for t in plain], ids
+
+
+def embed_ground_truth(
+    student: DetectorAdapter, teacher: DetectorAdapter, batches: Batches, settings: GKDSettings, device: torch.device
+) -> Candidates:
+    """The ground truth of some images in the spaces of both networks, which need no distiller for it."""
+
+    def labelled() -> Iterator[LabelledBatch]:
+        for images, targets in batches:
+            batch = student.batch([image.to(device) for image in images])
+            truth = ground_truth_instances(plain_targets(targets, device))
+            yield LabelledBatch(batch.tensors, truth, torch.tensor([target["image_id"] for target in targets]))
+
+    def pyramids(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        return list(student.model.backbone(images).values()), list(teacher.model.backbone(images).values())
+
+    with embedding_modes(student.model, teacher.model, settings):
+        return collect_candidates(labelled(), pyramids, settings)
+
+
+def _run_backbone(network: nn.Module, images: Tensor) -> Any:
+    return network.backbone(images)

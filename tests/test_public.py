@@ -1,0 +1,55 @@
+"""The public face: what it has, and that nothing is loaded before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import gkd_fast
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "torchvision", "torch._dynamo", "tyro", "pycocotools", "numpy", "PIL", "triton", "gkd_fast.ops")
+
+
+def loaded(code: str) -> set[str]:
+    """Those of the heavy modules that some code loads in a new process."""
+    code += f"\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    return set(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split())
+
+
+def test_the_public_names_are_there() -> None:
+    names = {"Distiller", "__version__", "integrations", "load", "methods", "ops", "study", "train"}
+    assert set(dir(gkd_fast)) == set(gkd_fast.__all__) == names
+    assert gkd_fast.ops.box_mean_pool.__module__ == "gkd_fast.ops.box_mean_pool"
+    assert gkd_fast.Distiller.__module__ == "gkd_fast.distiller"
+    assert gkd_fast.load.__module__ == "gkd_fast.runs.finished"
+    assert gkd_fast.methods.__name__ == "gkd_fast.methods"
+    with pytest.raises(AttributeError, match=r"^module 'gkd_fast' has no attribute 'distil'$"):
+        gkd_fast.distil  # noqa: B018
+
+
+def test_the_package_itself_loads_nothing() -> None:
+    assert loaded("import gkd_fast\ndir(gkd_fast)\ngkd_fast.__version__") == set()
+
+
+def test_operators_load_torch_without_its_compiler() -> None:
+    assert not loaded("import gkd_fast\ngkd_fast.ops") & {"torchvision", "torch._dynamo", "tyro", "pycocotools", "PIL"}
+
+
+def test_a_constant_result_is_marked_as_torch_marks_it() -> None:
+    def function() -> None: ...
+
+    marked = torch.compiler.assume_constant_result(function)
+    assert vars(marked) == {"_dynamo_marked_constant": True}
+
+
+def test_the_version_is_said_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "gkd_fast.__version__"
+    assert gkd_fast.__version__

@@ -21,7 +21,7 @@ from gkd_fast.data import VocDetection
 from gkd_fast.evaluation.detections import Detection
 
 _SIDE = 128
-_EPOCHS = {"teacher": 14, "control": 10, "distilled": 10}
+_EPOCHS = {"teacher": 14, "control": 8, "distilled": 8}
 _STAGES = (6, 13, 17)  # the last blocks of strides 8, 16, 32
 
 

@@ -258,8 +258,10 @@ class Distiller(nn.Module):
                     f"layers: expected as many maps of both networks, got {len(maps[0])} of the student and "
                     f"{len(maps[1])} of the teacher"
                 )
-            for levels in maps:
-                infer_strides(example.shape[-2:], levels)
+            for role, levels in zip(("student", "teacher"), maps, strict=True):
+                strides = infer_strides(example.shape[-2:], levels)
+                if list(strides) != sorted(strides):
+                    raise ValueError(f"{role}: expected layers from the finest map on, got strides {strides}")
         except BaseException:
             self.remove()
             raise

@@ -288,6 +288,13 @@ def test_layers_that_give_no_map_or_run_twice_are_errors() -> None:
         Distiller(Network((24, 24, 24)), Network(), CLASSES, LAYERS[:2], LAYERS, example=make_images())
 
 
+def test_layers_in_another_order_are_an_error() -> None:
+    student = Network()
+    with pytest.raises(ValueError, match=r"student: expected layers from the finest map on, got strides \(16, 8, 4\)"):
+        Distiller(Network((24, 24, 24)), student, CLASSES, LAYERS[::-1], LAYERS, example=make_images())
+    assert hooks_of(student) == 0
+
+
 def test_the_teacher_ends_behind_its_last_watched_layer() -> None:
     class Counting(Network):
         heads_run = 0

@@ -133,10 +133,11 @@ def run(
     shared = {"args": arguments, "train_dataset": Squares(train), "data_collator": collate}
     if role == "distilled":
         from gkd_fast.integrations.transformers import DistillationTrainer
+        from gkd_fast.methods import Settings
 
         teacher = build("teacher", train.classes)
         teacher.load_state_dict(torch.load(folder / "teacher.pt", weights_only=True))
-        trainer = DistillationTrainer(network, teacher=teacher, method=method, **shared)
+        trainer = DistillationTrainer(network, teacher=teacher, method=method, settings=Settings(min_box=8), **shared)
     else:
         trainer = Trainer(network, **shared)
     trainer.train()

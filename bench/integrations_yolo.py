@@ -45,7 +45,7 @@ def run(
     if role == "distilled":
         from gkd_fast.integrations.ultralytics import distil
 
-        trainer = distil(folder / "teacher/weights/last.pt", method=method)
+        trainer = distil(folder / "teacher/weights/last.pt", method=method, min_box=8)
     network.train(data=data, seed=seed, project=str(folder.resolve()), name=name, trainer=trainer, **settings)
     return detect(folder / name / "weights/last.pt", test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,7 @@ class CentrePoints(nn.Module):
         self.head = nn.LazyConv2d(classes, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = [self.stem(images)]
-        for level in self.levels:
-            maps.append(level(maps[-1]))
+        maps = list(accumulate([self.stem(images), *self.levels], lambda found, level: level(found)))
         return [self.head(found) for found in maps[1:]]
 
 

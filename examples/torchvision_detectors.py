@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2, mobilenet_v3_large
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models import mobilenet_v2
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.ssd import SSD, DefaultBoxGenerator
-from torchvision.models.detection.ssdlite import SSDLiteHead, _mobilenet_extractor
 
 import cells
 from gkd_fast.integrations.torchvision import Distiller
@@ -21,13 +19,10 @@ ANCHORS = AnchorGenerator([(16 * 2**level,) for level in range(5)], [(1.0,)] * 5
 
 
 def network(kind: str, width: float, classes: int, side: int) -> nn.Module:
-    """A detector with random weights, on a narrow MobileNet."""
-    if kind == "ssdlite":
-        body = _mobilenet_extractor(mobilenet_v3_large(width_mult=width), 6, nn.BatchNorm2d)
-        channels = [found.shape[1] for found in body.eval()(torch.zeros(1, 3, side, side)).values()]
-        anchors = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
-        head = SSDLiteHead(channels, anchors.num_anchors_per_location(), classes + 1, nn.BatchNorm2d)
-        return SSD(body, anchors, (side, side), classes + 1, head=head).train()
+    """A detector with random weights, on a MobileNet."""
+    if kind == "ssdlite":  # always at 320 pixels
+        given = {"weights": None, "weights_backbone": None, "num_classes": classes + 1}
+        return ssdlite320_mobilenet_v3_large(width_mult=width, **given).train()
     features = mobilenet_v2(width_mult=width).features
     channels = [features[index].conv[-1].num_features for index in (3, 6, 13)] + [features[18][1].num_features]
     body = BackboneWithFPN(features, {"3": "0", "6": "1", "13": "2", "18": "3"}, channels, round(64 * width))
@@ -37,10 +32,6 @@ def network(kind: str, width: float, classes: int, side: int) -> nn.Module:
 
 def targets_of(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[dict[str, Tensor]]:
     return [{"boxes": b, "labels": c + 1} for b, c in zip(boxes, labels, strict=True)]
-
-
-def loss(detector: nn.Module, images: Tensor, *truth: Sequence[Tensor]) -> Tensor:
-    return sum(detector(list(images), targets_of(*truth)).values())
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:

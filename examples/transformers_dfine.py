@@ -14,26 +14,25 @@ import gkd_fast
 
 def network(width: int, classes: Sequence[str]) -> nn.Module:
     """A D-FINE with random weights; from_pretrained(...) gives one with trained ones."""
-    widths = [width, 2 * width, 4 * width, 8 * width]
+    widths, wide = ([factor * width for factor in factors] for factors in ((1, 2, 4, 8), (2, 4, 8, 16)))
     body = HGNetV2Config(
         stem_channels=[3, width, width],
         stage_in_channels=widths,
         stage_mid_channels=[w // 2 for w in widths],
-        stage_out_channels=[2 * w for w in widths],
-        hidden_sizes=[2 * w for w in widths],
-        **{"stage_num_blocks": [1] * 4, "stage_numb_of_layers": [2] * 4},
+        stage_out_channels=wide,
+        hidden_sizes=wide,
+        stage_numb_of_layers=[2] * 4,
         out_features=["stage2", "stage3", "stage4"],
     )
-    config = DFineConfig(backbone_config=body, encoder_in_channels=[2 * w for w in widths[1:]])
+    config = DFineConfig(backbone_config=body, freeze_backbone_batch_norms=False, encoder_in_channels=wide[1:])
     config.d_model = config.encoder_hidden_dim = config.encoder_ffn_dim = config.decoder_ffn_dim = 2 * width
-    config.decoder_in_channels, config.decoder_layers, config.num_queries = [2 * width] * 3, 2, 50
-    config.num_denoising, config.freeze_backbone_batch_norms = 10, False
-    config.id2label = dict(enumerate(classes))
+    config.decoder_in_channels, config.decoder_layers, config.id2label = [2 * width] * 3, 2, dict(enumerate(classes))
+    config.num_queries, config.num_denoising = 50, 10
     return DFineForObjectDetection(config)
 
 
-def loss(model: nn.Module, images: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-    return model(pixel_values=images, labels=cells.labels_of(images, boxes, labels)).loss
+def loss(model: nn.Module, images: Tensor, *truth: Sequence[Tensor]) -> Tensor:
+    return model(pixel_values=images, labels=cells.labels_of(images, *truth)).loss
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, float]]:

@@ -175,7 +175,7 @@ def test_other_settings_than_the_stored_ones_are_refused(finished: Path, options
         ("--methods fgd@much", "--methods: expected a positive number behind '@', got 'fgd@much'"),
         ("--methods fgd@", "--methods: expected a positive number behind '@', got 'fgd@'"),
         ("--methods pkd+robust", "--methods: robust expects one of fgfi, defeat, fgd, got 'pkd\\+robust'"),
-        ("--methods crosskd", "crosskd crosses the heads of one-stage detectors"),
+        ("--methods crosskd", "crosskd needs the heads of two torchvision RetinaNets"),
         ("--seeds 1 1", "--seeds: expected different numbers"),
         ("--seeds -1", "--seeds"),
         ("--seed 1", "--seed: expected --seeds"),

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from bench import integrations_rtdetr, integrations_yolo
+from bench.integrations import rtdetr, yolo
 from gkd_fast.data import VocDetection
 from gkd_fast.evaluation import evaluate_coco
 from gkd_fast.study.statistics import Interval, mean_interval
 
-_PAIRS = {"yolo": integrations_yolo, "rtdetr": integrations_rtdetr}
+_PAIRS = {"yolo": yolo, "rtdetr": rtdetr}
 _FIGURES = ("AP", "AP50", "AP75")
 
 

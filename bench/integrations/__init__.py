@@ -1,0 +1,1 @@
+"""Other libraries' networks, trained by their own trainers with and without distilling."""

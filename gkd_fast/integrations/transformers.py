@@ -22,7 +22,9 @@ from gkd_fast.integrations import state
 from gkd_fast.methods import Settings
 
 try:
-    from transformers import AutoModelForObjectDetection, Trainer, TrainerCallback
+    from safetensors import safe_open
+    from transformers import AutoModelForObjectDetection, PreTrainedModel, Trainer, TrainerCallback
+    from transformers.utils import SAFE_WEIGHTS_NAME
 except ImportError as error:
     raise ImportError(
         "gkd_fast.integrations.transformers: expected transformers >= 5.24 and accelerate, which are no dependencies "
@@ -194,6 +196,16 @@ class DistillationTrainer(Trainer):
             logs |= dict(zip(self._sums, self.accelerator.reduce(means, "mean").tolist(), strict=True))
             self._sums, self._count = {}, 0
         super().log(logs, *args, **options)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Some models (DETR) are saved under older names, which from_pretrained translates and the trainer does not.
+        path = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
+        if isinstance(self.model, PreTrainedModel) and path.exists():
+            with safe_open(path, "pt") as weights:
+                renamed = set(weights.keys()) - set(self.model.state_dict())
+            if renamed:
+                self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,7 +1,7 @@
-"""Every setting of a run and its default, in one place.
+"""Every setting of a run and its default, composed of the rooms' own.
 
-The dataclasses are frozen and keyword-only. A preset is a named set of overrides; the command line is
-generated from the dataclasses, so the text under a field is also its ``--help``.
+The dataclasses are frozen and keyword-only. The command line is made from them, so the text under a field is also its
+help, and from the marks beside it: its range, and whether the short help shows it.
 """
 
 from __future__ import annotations
@@ -9,128 +9,44 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from gkd_fast.cli.recipes import LARGE_MODEL, RECIPES
+from gkd_fast.data.settings import DataConfig
+from gkd_fast.detectors.detection import OFFERED
+from gkd_fast.detectors.settings import ModelConfig
 from gkd_fast.errors import InputError
-from gkd_fast.methods import Settings
-from gkd_fast.methods.gkd import PUBLISHED
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Images and annotations."""
-
-    data: Literal["scenes", "voc", "coco"] = "scenes"
-    """Kind of data set: embedded drawn scenes, a PASCAL VOC folder, or a COCO folder."""
-    data_root: Path | None = None
-    """Folder of the data set (voc: holds Annotations, JPEGImages, ImageSets; coco: holds annotations)."""
-    train_split: str = "train"
-    """Split to train on (voc: ImageSets/Main/SPLIT.txt, or FOLDER/SPLIT for a folder in the root, several joined by
-    "+"; coco: annotations/instances_SPLIT.json)."""
-    val_split: str = "val"
-    """Split to evaluate on."""
-    classes: tuple[str, ...] = ()
-    """Class names to detect, in order; empty: all classes of the data."""
-    short_side: int = 128
-    """Length to which the short side of an image is resized, in pixels."""
-    long_side: int = 320
-    """Upper limit for the long side after resizing, in pixels."""
-    flip: float = 0.5
-    """Probability of a horizontal flip in training."""
-    cache: bool = True
-    """Keep resized images in memory as uint8 (3 bytes a pixel)."""
-    workers: int = 0
-    """Worker processes that load images; 0 loads in the training process."""
-    prefetch: int = 2
-    """Batches that every worker process holds ready."""
-    size_buckets: int = 4
-    """Most sizes to which batches are padded, and so most graphs of a compiled part of a network; images of alike
-    shape share a batch."""
-    scenes_train: int = 640
-    """Number of training images of the scenes data set."""
-    scenes_val: int = 160
-    """Number of validation images of the scenes data set."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Teacher and student networks."""
-
-    detector: Literal["faster_rcnn", "retinanet"] = "faster_rcnn"
-    """Detector of teacher and student."""
-    teacher: str = "resnet18"
-    """Backbone of the teacher, a torchvision model name (resnet101, convnext_tiny, swin_t, ...)."""
-    student: str = "mobilenet_v2"
-    """Backbone of the student, a torchvision model name."""
-    teacher_width: float = 1.0
-    """Width multiplier of the teacher's backbone, for backbones that have one (mobilenet, mnasnet)."""
-    student_width: float = 0.35
-    """Width multiplier of the student's backbone, for backbones that have one."""
-    conventions: Literal["torchvision", "mmdet", "mmdet-caffe", "detectron2", "detectron2-resnext"] = "torchvision"
-    """Whose conventions the detectors follow (input, anchors, RoIAlign, RetinaNet's extra levels); a finished teacher
-    keeps its own. For one-stage detectors the student's anchors should be the teacher's."""
-    teacher_weights: str = ""
-    """torchvision weights of the teacher: of its backbone (IMAGENET1K_V1, DEFAULT) or of a whole detector
-    (FasterRCNN_ResNet50_FPN_Weights.COCO_V1, which also sets the architecture); empty: random."""
-    student_weights: str = ""
-    """The same for the student, alone and distilled."""
-    teacher_checkpoint: Path | None = None
-    """Trained teacher: a checkpoint of this program; the teacher is then not trained."""
-    student_checkpoint: Path | None = None
-    """Trained student: a checkpoint of this program, from which the student alone and the distilled one both start."""
-    teacher_ap: float | None = None
-    """COCO AP that a given teacher reaches on the validation images, as a fraction (0.398); far less on a sample of
-    them stops the run. None: as its checkpoint, its run or torchvision says, if they do."""
-    teacher_channels: int = 64
-    """Channels of the teacher's feature pyramid."""
-    student_channels: int = 48
-    """Channels of the student's feature pyramid."""
-    teacher_head: int = 256
-    """Width of the teacher's box head (Faster R-CNN), in units."""
-    student_head: int = 128
-    """Width of the student's box head (Faster R-CNN), in units."""
-    anchor_size: int = 12
-    """Side of the smallest anchors, in pixels; it doubles with every pyramid level."""
-    pyramid_norm: bool = True
-    """Batch normalisation in the feature pyramid, which training from random weights needs."""
-    freeze_norm: bool = False
-    """Keep batch normalisation at the loaded statistics (for pre-trained backbones and tiny batches)."""
-    proposals: int = 300
-    """Proposals an image that the region proposal network keeps."""
-    rois: int = 64
-    """Proposals an image that the box head is trained on."""
-    detections: int = 100
-    """Most detections an image."""
+from gkd_fast.methods import Method, Settings, check_needs
+from gkd_fast.options import MAIN, changed, check_options, options_of, values_of
+from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimisation of the student; the teacher's own training shares all but its length and rate."""
 
-    epochs: int = 5
+    epochs: Annotated[int, POSITIVE, MAIN] = 5
     """Epochs of the student, alone and distilled."""
-    teacher_epochs: int = 6
+    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 6
     """Epochs of the teacher, where no checkpoint is given."""
-    batch_size: int = 8
+    batch_size: Annotated[int, POSITIVE, MAIN] = 8
     """Images a step."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Annotated[Literal["sgd", "adamw"], MAIN] = "adamw"
     """SGD (momentum 0.9) or AdamW."""
-    lr: float = 2e-3
+    lr: Annotated[float, POSITIVE, MAIN] = 2e-3
     """Learning rate after warm-up."""
-    teacher_lr: float = 2e-3
+    teacher_lr: Annotated[float, POSITIVE, MAIN] = 2e-3
     """Learning rate of the teacher's own training."""
     momentum: float = 0.9
     """Momentum of SGD."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
     """Weight decay."""
-    warmup_steps: int = 50
+    warmup_steps: Annotated[int, NOT_NEGATIVE] = 50
     """Steps of linear warm-up."""
     schedule: Literal["multistep", "cosine"] = "cosine"
     """Learning rate after warm-up: divided by ten at the milestones, or a half cosine to zero."""
     milestones: tuple[int, ...] = (16, 22)
     """Epochs after which the multi-step schedule divides the rate by ten."""
-    clip_norm: float = 10.0
+    clip_norm: Annotated[float, NOT_NEGATIVE] = 10.0
     """Upper limit of the gradient's norm; 0: none."""
 
 
@@ -138,32 +54,32 @@ class OptimConfig:
 class RunConfig:
     """Where and how the run executes."""
 
-    output: Path | None = None
+    output: Annotated[Path | None, MAIN] = None
     """Folder of the run's results; none: the next free runs/DATA-N."""
-    resume: Literal["off", "on", "auto"] = "off"
+    resume: Annotated[Literal["off", "on", "auto"], MAIN] = "off"
     """Go on with the run in --output, or with the newest one in runs/, with its settings (--resume alone: on);
     auto: the same, or a new run where there is none."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], MAIN] = "auto"
     """Device; auto: the GPU where one is there."""
-    amp: bool = False
+    amp: Annotated[bool, MAIN] = False
     """Mixed precision."""
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Number format of mixed precision; fp16 (with a gradient scaler) needs a GPU."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], MAIN] = "auto"
     """Compile the dense parts of both networks and the distillation loss (--compile: on, --no-compile: off);
     auto: on a GPU; on a CPU it saves memory and no time (bench/README.md)."""
-    bad_steps: int = 10
+    bad_steps: Annotated[int, POSITIVE] = 10
     """Steps in a row with a loss or gradient that is not finite, none of which changes a weight, that end the run."""
-    grad_norm_steps: int = 0
+    grad_norm_steps: Annotated[int, NOT_NEGATIVE] = 0
     """Steps between two measurements of the norm of every loss term's gradient on the student's feature pyramid,
     written to metrics.jsonl; each costs a backward pass of the heads a term; 0: none."""
-    seed: int = 0
+    seed: Annotated[int, NOT_NEGATIVE, MAIN] = 0
     """Seed of weights, data order and augmentation."""
-    log_steps: int = 10
+    log_steps: Annotated[int, POSITIVE] = 10
     """Steps between two lines of metrics.jsonl."""
-    checkpoint_steps: int = 200
+    checkpoint_steps: Annotated[int, POSITIVE] = 200
     """Steps between two checkpoints within an epoch; every epoch ends with one."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, POSITIVE] = 3
     """The last checkpoints of each network's training that are kept."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """Under torchrun: every process holds the whole student (DDP), or its part of weights and optimiser (FSDP2)."""
@@ -171,118 +87,94 @@ class RunConfig:
     """Under torchrun: every process holds its part of the frozen teacher, which may be larger than one device."""
     skip_teacher_check: bool = False
     """Train with a given teacher whatever it reaches on the validation images."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, MAIN] = False
     """Build both networks, train two steps on one drawn image of full size, and print parameters and estimates of
     memory and time; needs no data and writes nothing."""
     sync_norm: bool = False
     """Under torchrun, on GPUs: batch normalisation by the statistics of the whole batch, not of a process's share."""
 
 
+# Small images of small objects on cluttered backgrounds, which are not worth a student's short training: the README
+# compares these weights with smaller ones. 100 images a class keep the refresh short.
+SCENES_DISTILL: dict[str, Any] = {
+    "min_box": 16.0,
+    "candidate_images": 100,
+    "foreground_weight": 16.0,
+    "background_weight": 1.0,
+    "attenuation": False,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All settings of a run."""
+    """All settings of a run; the defaults are those of the run without options, on the embedded scenes."""
 
-    preset: str = ""
+    preset: Annotated[str, MAIN] = "scenes"
     """Named settings to start from, comma-separated; later ones win, single options win over all."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    distill: Settings = field(default_factory=Settings)
+    distill: Settings = field(default_factory=lambda: Settings(**SCENES_DISTILL))
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # Small images of small objects on cluttered backgrounds, which are not worth a student's short training: the README
-    # compares these weights with smaller ones. 100 images a class keep the refresh short.
-    "scenes": {
-        "distill": {"min_box": 16.0, "candidate_images": 100}
-        | {"foreground_weight": 16.0, "background_weight": 1.0, "attenuation": False}
-    },
-    "voc": {
-        "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 600}
-        | {"long_side": 1000, "cache": False, "workers": 2},
-        "model": LARGE_MODEL,
-        "optim": {"optimizer": "sgd", "lr": 0.01, "teacher_lr": 0.01, "batch_size": 8, "epochs": 12}
-        | {"teacher_epochs": 12, "warmup_steps": 500, "schedule": "multistep", "milestones": (8, 11)},
-    },
-    "coco": {
-        "data": {"data": "coco", "train_split": "train2017", "val_split": "val2017", "short_side": 800}
-        | {"long_side": 1333, "cache": False, "workers": 4},
-        "model": LARGE_MODEL,
-        "optim": {"optimizer": "sgd", "lr": 0.02, "teacher_lr": 0.02, "batch_size": 16, "epochs": 24}
-        | {"teacher_epochs": 24, "warmup_steps": 500, "schedule": "multistep"},
-    },
-    "bccd": {
-        "data": {"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 240},
-        "model": {"teacher": "mobilenet_v2", "teacher_weights": "IMAGENET1K_V1", "student_channels": 64}
-        | {
-            "student_width": 0.35,
-            "teacher_head": 512,
-            "student_head": 512,
-            "rois": 128,
-            "pyramid_norm": False,
-            "anchor_size": 16,
-        },
-        "optim": {"epochs": 4, "teacher_epochs": 4, "batch_size": 4, "lr": 2e-3, "teacher_lr": 1e-3},
-    },
-    "reference": {"distill": PUBLISHED},
-    **RECIPES,
-}
+SECTIONS = ("data", "model", "distill", "optim", "run")
+
+# Every section's own defaults, from which the presets start.
+PLAIN = Config(preset="", distill=Settings())
 
 
-def with_presets(config: Config, names: str) -> Config:
-    """Apply comma-separated preset names to a configuration, in order.
+def validate(config: Config) -> None:
+    """Check a configuration: the ranges of all options, and what several of them have to agree on.
 
     Raises:
-        InputError: for a name that is no preset.
+        InputError: naming the option, what was expected and what was given.
     """
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        if name not in PRESETS:
-            raise InputError(f"--preset: expected one of {', '.join(PRESETS)}; got {name!r}")
-        for section, values in PRESETS[name].items():
-            config = replace(config, section, **values)
-    return dataclasses.replace(config, preset=names)
+    check_options(config)
+    data, model, run = config.data, config.model, config.run
+    offered = OFFERED["one_stage" if model.detector == "retinanet" else "two_stage"]
+    check_needs(Method.parse(config.distill.method, "--method").names, offered, "--method")
+    if data.long_side < data.short_side:
+        raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
+    if data.data != "scenes" and data.data_root is None and not run.dry_run:
+        raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
+    if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":
+        raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")
 
 
 def replace(config: Config, section: str, **values: object) -> Config:
     """A copy of the configuration with fields of one section changed."""
-    changed = dataclasses.replace(getattr(config, section), **values)
-    return dataclasses.replace(config, **{section: changed})
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as JSON types (paths as text)."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return str(value) if isinstance(value, Path) else value
-
-    return plain(dataclasses.asdict(config))  # type: ignore[return-value]
+    """The configuration as JSON types: of every section its options by name, paths as text."""
+    sections = {name: values_of(getattr(config, name)) for name in SECTIONS}
+    return {"preset": config.preset} | {
+        name: {option: _plain(value) for option, value in values.items()} for name, values in sections.items()
+    }
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`. What it lacks has the default of its section: it is younger than the file.
 
     Raises:
-        InputError: for a field that does not exist.
+        InputError: for a field that does not exist, or a value of another type.
     """
-    config = Config(preset=values.get("preset", ""))
-    for section in ("data", "model", "distill", "optim", "run"):
-        fields = {item.name: item for item in dataclasses.fields(getattr(config, section))}
-        given = values.get(section, {})
-        unknown = sorted(set(given) - set(fields))
-        if unknown:
-            raise InputError(f"configuration: unknown fields in {section}: {', '.join(unknown)}")
-        config = replace(config, section, **{name: _typed(fields[name], given[name]) for name in given})
-    return config
+    sections = {}
+    for name in SECTIONS:
+        section, given = getattr(PLAIN, name), values.get(name, {})
+        known = {own for option in options_of(type(section)) for own in (option.name, *option.aliases)}
+        if unknown := sorted(set(given) - known):
+            raise InputError(f"configuration: unknown fields in {name}: {', '.join(unknown)}")
+        try:
+            sections[name] = changed(section, given)
+        except TypeError as error:
+            raise InputError(f"configuration: {error}") from error
+    return Config(preset=values.get("preset", ""), **sections)
 
 
-def _typed(item: dataclasses.Field[Any], value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    if value is not None and "Path" in str(item.type):
-        return Path(value)
-    return value
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gkd_fast import parallel
-from gkd_fast.instances import FORMATS, Instances, SoftPairs, check_instances, instances_of
+from gkd_fast.asking import Anchors, Logits, Sources
+from gkd_fast.instances import FORMATS, Instances, check_instances, instances_of
 from gkd_fast.methods import Settings, Setup, Step, build_methods, check_needs, resolved, uses_prototypes
 from gkd_fast.methods.gkd import (
     ClassRings,
@@ -26,15 +27,9 @@ from gkd_fast.methods.gkd import (
 )
 from gkd_fast.methods.gkd.prototypes import merged
 from gkd_fast.methods.gkd.rings import candidates_from
-from gkd_fast.ops.reference.masked_imitation import imitation_level
-from gkd_fast.pyramids import BASE_SIZE, infer_strides, pool, resized
+from gkd_fast.pyramids import infer_strides, pool, resized
 from gkd_fast.ranges import check_ranges
 from gkd_fast.watching import Run, Watched
-
-Logits = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""boxes [B,4], image_index [B], labels [B] -> class logits [B,K] of the student and of the teacher."""
-Anchors = Callable[[Tensor, list[Tensor]], list[Tensor]]
-"""images [N,3,H,W] and the student's L maps -> its anchors of each level [H_l*W_l*A,4], cell by cell."""
 
 _FIRST_STEPS = 20  # steps until the first prototypes, where no pass gives them
 _DARK = 2.5 / 255  # images in 0..1 are brighter than this somewhere; divided by 255 again they are not
@@ -115,11 +110,10 @@ class Distiller(nn.Module):
         check_ranges(settings, str)
         self.settings = resolved(settings if method is None else dataclasses.replace(settings, method=method))
         names = self.settings.method.split("+")
-        self.offered = _offered(detectors, anchors=anchors, logits=logits)
-        check_needs(names, self.offered)
+        self.sources = Sources(stage, logits, anchors, detectors)
+        check_needs(names, self.sources.offered)
         self.classes = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
-        self.box_format, self.strides, self.stage = boxes, strides, stage
-        self.logits, self.anchors, self.detectors = logits, anchors, detectors
+        self.box_format, self.strides, self.detectors = boxes, strides, detectors
         self.refresh_steps, self.checked_steps = refresh_steps, checked_steps
         self._student = Watched("student", student, layers, run_student)
         self._teacher = Watched("teacher", teacher, teacher_layers or layers, run_teacher)
@@ -264,14 +258,21 @@ class Distiller(nn.Module):
                     f"layers: expected as many maps of both networks, got {len(maps[0])} of the student and "
                     f"{len(maps[1])} of the teacher"
                 )
-            for levels in maps:
-                infer_strides(example.shape[-2:], levels)
+            for role, levels in zip(("student", "teacher"), maps, strict=True):
+                strides = infer_strides(example.shape[-2:], levels)
+                if list(strides) != sorted(strides):
+                    raise ValueError(f"{role}: expected layers from the finest map on, got strides {strides}")
         except BaseException:
             self.remove()
             raise
-        self._teacher.ends_early &= self.logits is None  # whose hooks may lie behind the last watched layer
+        self._teacher.ends_early &= self.sources.logits is None  # whose hooks may lie behind the last watched layer
         channels = [tuple(feature.shape[1] for feature in levels) for levels in maps]
-        return Setup(stage=self.stage, student_channels=channels[0], teacher_channels=channels[1], offered=self.offered)
+        return Setup(
+            stage=self.sources.stage,
+            student_channels=channels[0],
+            teacher_channels=channels[1],
+            offered=self.sources.offered,
+        )
 
     def _shown_maps(self, own: Any) -> list[Tensor]:
         self._student.forget()
@@ -327,38 +328,7 @@ class Distiller(nn.Module):
             # A number would be a constant of the compiled loss, and another one every epoch.
             kappa=torch.full((), self.attenuation, device=images.device),
         )
-        return dataclasses.replace(step, **self._shown(step, own))
-
-    def _shown(self, step: Step, own: Any) -> dict[str, Any]:
-        """What the methods may ask for beside maps and boxes."""
-        if own is not None:
-            from gkd_fast.detectors.detection import Detection
-
-            student, teacher = self.detectors
-            detection = Detection(own, student, teacher)
-            return {
-                "detection": detection,
-                "anchors": lambda: detection.anchors(step.images, step.student),
-                "soft": lambda: detection.soft_pairs(step.teacher_own),
-            }
-        anchors = self.anchors and (lambda: self.anchors(step.images, step.student))
-        return {"anchors": anchors, "soft": self.logits and (lambda: self._soft_pairs(step))}
-
-    def _soft_pairs(self, step: Step) -> SoftPairs:
-        truth = step.truth
-        student, teacher = self.logits(truth.boxes, truth.image_index, truth.labels)
-        if student.shape != teacher.shape or len(student) != len(truth.boxes):
-            raise ValueError(
-                f"logits: expected [{len(truth.boxes)},K] of both networks, got {list(student.shape)} and "
-                f"{list(teacher.shape)}"
-            )
-        return SoftPairs(
-            student=student,
-            teacher=teacher.detach(),
-            instance=torch.arange(len(student), device=student.device),
-            level=imitation_level(truth.boxes, len(step.student), BASE_SIZE),
-            exclusive=self.stage == "two_stage",
-        )
+        return dataclasses.replace(step, **self.sources.answers(step, own))
 
     def _terms(self, step: Step) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
@@ -422,14 +392,6 @@ class Distiller(nn.Module):
             return generate_bank(find(), self.classes, self.settings)
         except ValueError as error:
             return error
-
-
-def _offered(detectors: tuple[Any, Any] | None, **callbacks: Any) -> frozenset[str]:
-    if detectors is None:
-        return frozenset(name for name, callback in callbacks.items() if callback is not None)
-    from gkd_fast.detectors.detection import OFFERED
-
-    return OFFERED[detectors[0].stage]
 
 
 def _check_choices(**given: tuple[str, Sequence[str]]) -> None:

@@ -56,7 +56,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
     while True:
         if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             network = network.module
-        elif isinstance(network, torch._dynamo.OptimizedModule):
+        elif type(network).__name__ == "OptimizedModule":  # looking the class up would load torch's compiler
             network = network._orig_mod
         else:
             return network

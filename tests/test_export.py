@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
-from gkd_fast import export
+from gkd_fast.cli import export
 from gkd_fast.config import Config, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.detectors.conventions import CONVENTIONS
 from gkd_fast.detectors.fixed_size import FixedSizeDetector
 from gkd_fast.detectors.recipe import torchvision_recipe
 from gkd_fast.errors import InputError, RunError
+from gkd_fast.export import detector as exporting
+from gkd_fast.export import differences, writers
 from gkd_fast.runs.detector_file import load_detector, save_detector
 
 TINY = {"backbone": "mobilenet_v2", "width": 0.1, "channels": 16, "head": 16, "anchor_size": 12, "proposals": 60}
@@ -86,7 +88,7 @@ def test_a_program_is_compared_and_loads_alone(kind: str, tmp_path: Path, capsys
         assert (boxes.shape, scores.shape, labels.shape) == ((30, 4), (30,), (30,))
         (expected,) = load_detector(model).build().eval()([image])
         found = expected["boxes"], expected["scores"], expected["labels"]
-        assert export.differences(found, taken((boxes, scores, labels))) == ""
+        assert differences(found, taken((boxes, scores, labels))) == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,19 +163,19 @@ def test_a_difference_is_found_whatever_the_order() -> None:
     )
     found = boxes, scores, labels
     swapped = tuple(part.flip(0) for part in found)
-    assert export.differences(found, swapped) == ""
-    assert "lacks label 2" in export.differences(found, (boxes[:1], scores[:1], labels[:1]))
-    assert "adds label 2" in export.differences((boxes[:1], scores[:1], labels[:1]), found)
-    assert export.differences(found, (boxes + 0.1, scores, labels))
-    assert export.differences(found, (boxes, scores + 0.01, labels))
-    assert export.differences(found, (boxes, scores, labels.flip(0)))
-    assert export.differences(found, (boxes[:0], scores[:0], labels[:0]))
+    assert differences(found, swapped) == ""
+    assert "lacks label 2" in differences(found, (boxes[:1], scores[:1], labels[:1]))
+    assert "adds label 2" in differences((boxes[:1], scores[:1], labels[:1]), found)
+    assert differences(found, (boxes + 0.1, scores, labels))
+    assert differences(found, (boxes, scores + 0.01, labels))
+    assert differences(found, (boxes, scores, labels.flip(0)))
+    assert differences(found, (boxes[:0], scores[:0], labels[:0]))
 
 
 def test_a_network_that_differs_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = checkpoint("faster_rcnn", tmp_path / "model.pt")
-    taken_as_it_is = export._taken
-    monkeypatch.setattr(export, "_taken", lambda outputs: taken_as_it_is((outputs[0] + 1, *outputs[1:])))
+    taken_as_it_is = writers._taken
+    monkeypatch.setattr(writers, "_taken", lambda outputs: taken_as_it_is((outputs[0] + 1, *outputs[1:])))
     with pytest.raises(RunError, match=r"program\.pt2: differs from .*model\.pt .*: lacks label"):
         export.main(f"--checkpoint {model} --format torch_export --output {tmp_path / 'program.pt2'}".split())
 
@@ -195,6 +197,6 @@ def test_unusable_options_are_named(arguments: str, message: str, tmp_path: Path
 
 
 def test_onnx_without_its_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "_installed", lambda package: False)
+    monkeypatch.setattr(exporting, "installed", lambda package: False)
     with pytest.raises(InputError, match="onnx needs the package onnxscript"):
         export.main(["--checkpoint", "none.pt", "--format", "onnx", "--output", "x.onnx"])

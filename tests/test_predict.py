@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gkd_fast import predict
+from gkd_fast.cli import predict
 from gkd_fast.config import Config, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.errors import InputError
-from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.evaluation.one_image import detect_image
+from gkd_fast.predict.prediction import coco_records
 from gkd_fast.runs.detector_file import save_detector
 
 
@@ -65,7 +66,7 @@ def test_boxes_are_in_pixels_of_the_original() -> None:
 
 def test_records_are_those_of_coco() -> None:
     found = detect_image(Halves(), torch.zeros(3, 60, 100, dtype=torch.uint8), short_side=30, long_side=40)
-    records = predict.coco_records(found, 7, ("cat", "dog"), first=3)
+    records = coco_records(found, 7, ("cat", "dog"), first=3)
     assert records == [
         {"id": 3, "image_id": 7, "category_id": 2, "category": "dog", "bbox": [0, 0, 50, 60], "score": 0.9},
         {"id": 4, "image_id": 7, "category_id": 1, "category": "cat", "bbox": [0, 0, 100, 30], "score": 0.4},

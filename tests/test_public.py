@@ -41,6 +41,10 @@ def test_operators_load_torch_without_its_compiler() -> None:
     assert not loaded("import gkd_fast\ngkd_fast.ops") & {"torchvision", "torch._dynamo", "tyro", "pycocotools", "PIL"}
 
 
+def test_the_distiller_loads_neither_torchvision_nor_torchs_compiler() -> None:
+    assert not loaded("import gkd_fast\ngkd_fast.Distiller") & {"torchvision", "torch._dynamo", "tyro", "PIL"}
+
+
 def test_a_constant_result_is_marked_as_torch_marks_it() -> None:
     def function() -> None: ...
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from tiny_runs import tiny_run
 
-from gkd_fast import train
+from gkd_fast.cli import train
+from gkd_fast.cli.report import main
 from gkd_fast.config import Config
 from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.errors import InputError
-from gkd_fast.report.__main__ import main
 from gkd_fast.report.charts import line_chart, ticks
 from gkd_fast.report.page import scores
 from gkd_fast.report.pictures import Gallery, data_url, evenly, square

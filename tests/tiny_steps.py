@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from tiny_runs import TINY_MODEL
 
-from gkd_fast.config import Config, replace
+from gkd_fast.config import PLAIN, Config, replace
 from gkd_fast.data import Scenes
 from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import adapt, build_detector, specs
+from gkd_fast.options import changed
 from gkd_fast.training.distilling import build_distiller, freeze_teacher, passed_batches
 from gkd_fast.training.step import Batch, TrainStep
 
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def make_config(detector: str = "faster_rcnn", **sections: dict[str, Any]) -> Config:
-    config = replace(Config(), "model", detector=detector, **TINY_MODEL)
+    config = changed(PLAIN, {"detector": detector, **TINY_MODEL})
     for section, values in sections.items():
         config = replace(config, section, **values)
     return config
@@ -37,7 +38,7 @@ def make_step(config: Config, *, distilled: bool = True) -> tuple[TrainStep, lis
     """A step with prototypes, and two batches."""
     torch.manual_seed(0)
     data = make_data()
-    teacher_spec, student_spec = specs(config)
+    teacher_spec, student_spec = specs(config.model)
     student = adapt(build_detector(student_spec, len(data.classes)))
     distiller = None
     if distilled:

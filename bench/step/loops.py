@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from bench.operators import published
-from gkd_fast.config import Config, replace
+from gkd_fast.config import PLAIN, Config, replace
 from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import (
@@ -28,6 +28,7 @@ from gkd_fast.detectors import (
     specs,
 )
 from gkd_fast.distiller import Distiller
+from gkd_fast.options import changed
 from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.step import Batch, TrainStep
 
@@ -94,7 +95,7 @@ def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Co
     model |= {"teacher_channels": scale.channels, "student_channels": scale.channels}
     model |= {"teacher_head": scale.head, "student_head": scale.head, "anchor_size": 32}
     model |= {"proposals": scale.proposals, "rois": scale.rois, "pyramid_norm": False, "freeze_norm": True}
-    config = replace(Config(), "model", detector=detector, **model)
+    config = changed(PLAIN, {"detector": detector, **model})
     return replace(config, "run", amp=amp, compile="on" if compiled else "off", device="cpu")
 
 
@@ -109,7 +110,7 @@ def make_loop(variant: str, detector: str, scale: Scale, classes: tuple[str, ...
     config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=VARIANTS[variant].compiled)
     device = torch.device("cpu")
     torch.manual_seed(0)
-    teacher_spec, student_spec = specs(config)
+    teacher_spec, student_spec = specs(config.model)
     teacher, student = (build_detector(spec, len(classes)).train() for spec in (teacher_spec, student_spec))
     if variant == "a":
         return TorchvisionLoop(student, teacher, classes, config)

@@ -13,9 +13,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gkd_fast import ops
-from gkd_fast.config import Config
 from gkd_fast.detectors.backbones import PYRAMID_STRIDES, backbone_with_fpn
 from gkd_fast.detectors.conventions import CONVENTIONS, Anchors, Conventions, box_coder
+from gkd_fast.detectors.settings import ModelConfig, NetworkConfig
 from gkd_fast.errors import InputError
 
 
@@ -48,29 +48,18 @@ class DetectorSpec:
         return asdict(self)
 
 
-def specs(config: Config) -> tuple[DetectorSpec, DetectorSpec]:
+def specs(model: ModelConfig) -> tuple[DetectorSpec, DetectorSpec]:
     """The specifications of teacher and student."""
-    model = config.model
     shared: dict[str, Any] = {
         name: getattr(model, name)
         for name in ("detector", "anchor_size", "pyramid_norm", "freeze_norm", "proposals", "rois", "detections")
     }
     shared["conventions"] = CONVENTIONS[model.conventions]
-    teacher = DetectorSpec(
-        backbone=model.teacher,
-        width=model.teacher_width,
-        channels=model.teacher_channels,
-        head=model.teacher_head,
-        **shared,
-    )
-    student = DetectorSpec(
-        backbone=model.student,
-        width=model.student_width,
-        channels=model.student_channels,
-        head=model.student_head,
-        **shared,
-    )
-    return teacher, student
+
+    def spec(own: NetworkConfig) -> DetectorSpec:
+        return DetectorSpec(backbone=own.backbone, width=own.width, channels=own.channels, head=own.head, **shared)
+
+    return spec(model.teacher), spec(model.student)
 
 
 def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -> FasterRCNN | RetinaNet:

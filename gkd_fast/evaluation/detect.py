@@ -1,40 +1,62 @@
-"""Detections in one image of any size."""
+"""Detections of a detector on a data set, in original image pixels."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
 
-from gkd_fast.data.transforms import resized_size
+import torch
+from torch import nn
+
+from gkd_fast import parallel
+from gkd_fast.data.loader import build_loader
+from gkd_fast.data.pipeline import PreparedDataset
 
 
 @torch.no_grad()
-def detect_image(
-    model: nn.Module, image: Tensor, *, short_side: int, long_side: int, score: float = 0.0
-) -> dict[str, Tensor]:
-    """Run a torchvision detector, in evaluation mode, on one image.
+def detect(
+    model: nn.Module,
+    dataset: PreparedDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[dict[str, Any]]:
+    """Run a torchvision detector over a data set.
 
     Args:
-        model: the detector.
-        image: uint8 [3,H,W].
-        short_side, long_side: to which the image is resized, in pixels, as it was for training.
-        score: least score of a detection.
+        model: the detector; in evaluation mode during the call.
+        dataset: prepared images, not augmented; where several processes run, each takes its share.
+        batch_size: images at once.
+        workers: loader processes.
+        device: of the model.
+        progress: called with the number of images of every finished batch.
 
     Returns:
-        boxes float32 [n,4] x1 y1 x2 y2 in pixels of `image`, scores [n], labels int64 [n] (from 1), best first, on
-        the CPU.
+        One dict an image, on the CPU: image_id, boxes [n,4] in original pixels, scores [n], labels [n]. The main
+        process gets those of all images, the others an empty list.
     """
-    height, width = image.shape[-2:]
-    resized = resize(
-        image, list(resized_size((height, width), short_side=short_side, long_side=long_side)), antialias=True
-    )
-    device = next(model.parameters()).device
-    (output,) = model([resized.to(device).float().div_(255)])
-    scale = torch.tensor([width / resized.shape[-1], height / resized.shape[-2]]).repeat(2)
-    keep = output["scores"] >= score
-    return {
-        "boxes": output["boxes"][keep].float().cpu() * scale,
-        "scores": output["scores"][keep].float().cpu(),
-        "labels": output["labels"][keep].cpu(),
-    }
+    training = model.training
+    model.eval()
+    detections = []
+    own = parallel.own_share(range(len(dataset)))
+    loader = build_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers, indices=own)
+    for images, targets in loader:
+        outputs = model([image.to(device).float().div_(255) for image in images])
+        for image, target, output in zip(images, targets, outputs, strict=True):
+            height, width = target["original_size"]
+            scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
+            detections.append(
+                {
+                    "image_id": target["image_id"],
+                    "boxes": output["boxes"].float().cpu() * scale,
+                    "scores": output["scores"].float().cpu(),
+                    "labels": output["labels"].cpu(),
+                }
+            )
+        progress(len(images))
+    model.train(training)
+    parts = parallel.gather(detections[: len(range(parallel.rank(), len(dataset), parallel.world_size()))])
+    return [found for turn in zip_longest(*parts) for found in turn if found]

@@ -8,8 +8,6 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection import RetinaNet
-from torchvision.ops import generalized_box_iou_loss
 
 from gkd_fast.methods.base import Setup, Step, aligned, standardised
 from gkd_fast.ranges import NOT_NEGATIVE
@@ -111,7 +109,7 @@ def _anchor_rows(maps: list[Tensor], values: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def decode(codes: Tensor, anchors: Tensor, network: RetinaNet) -> Tensor:
+def decode(codes: Tensor, anchors: Tensor, network: nn.Module) -> Tensor:
     """Boxes [N,M,4] from codes [N,M,4] at anchors [M,4], by the detector's own box coder."""
     repeated = anchors.expand(len(codes), -1, -1).flatten(0, 1)
     boxes = network.head.regression_head.box_coder.decode_single(codes.flatten(0, 1), repeated)
@@ -128,5 +126,9 @@ def class_loss(crossed: Tensor, teacher: Tensor, decided: Tensor) -> Tensor:
 def box_loss(crossed: Tensor, teacher: Tensor, logits: Tensor, decided: Tensor) -> Tensor:
     """sum max_c sigma(t_c) (1 - GIoU) of boxes [N,M,4] over the decided anchors [N,M]."""
     weight = logits.amax(-1).sigmoid() * decided
+    from torchvision.ops import (
+        generalized_box_iou_loss,  # takes seconds to import, which other methods need not wait for
+    )
+
     loss = generalized_box_iou_loss(crossed.flatten(0, 1), teacher.flatten(0, 1))
     return (loss * weight.flatten()).sum()

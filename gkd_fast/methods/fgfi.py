@@ -7,7 +7,6 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters, paint
 from gkd_fast.ops.reference.masked_imitation import imitation_level
@@ -74,6 +73,8 @@ def near_anchors(anchors: Tensor, boxes: Tensor, height: int, width: int, thresh
     Returns:
         bool [B,H,W].
     """
+    from torchvision.ops import box_iou  # takes seconds to import, which other methods need not wait for
+
     iou = box_iou(boxes, anchors)
     near = iou > threshold * iou.amax(1, keepdim=True)
     return near.view(len(boxes), height, width, len(anchors) // (height * width)).any(-1)

@@ -15,6 +15,7 @@ from gkd_fast.methods.gkd.settings import GKDSettings
 from gkd_fast.methods.mgd import MGDSettings
 from gkd_fast.methods.pkd import PKDSettings
 from gkd_fast.methods.rkd import RKDSettings
+from gkd_fast.options import MAIN, Alias
 from gkd_fast.ranges import POSITIVE
 
 
@@ -38,7 +39,7 @@ class Settings(
     both.
     """
 
-    method: str = "gkd"
+    method: Annotated[str, MAIN, Alias("terms")] = "gkd"
     """Distillation methods, joined by "+": gkd (global knowledge), fgfi, defeat, fbkd, rkd, cwd, pkd, fgd, mgd, crosskd
     (RetinaNet only). NAME@FACTOR multiplies the method's weights; "+robust" is --robust-masks."""
     robust_masks: bool = False

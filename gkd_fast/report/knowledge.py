@@ -13,9 +13,9 @@ from gkd_fast.data.loader import build_loader
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.data.scenes import CONDITIONS
 from gkd_fast.detectors import adapt
-from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.methods.gkd import PrototypeBank
-from gkd_fast.predict import class_colours
+from gkd_fast.predict.drawing import class_colours
 from gkd_fast.report.pictures import Gallery, boxed, evenly, symbol
 from gkd_fast.report.runs import Run
 from gkd_fast.training.distilling import embed_ground_truth

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from gkd_fast.config import to_dict
 from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.report.charts import Points, line_chart
 from gkd_fast.report.knowledge import Trust, prototype_gallery, side_by_side
@@ -160,7 +159,7 @@ def _pictures(run: Run, key: str, images: int, prototypes: int, score: float) ->
             "<h3>Prototypes</h3><p>Instances of the training images that span both feature spaces, by class and "
             f"pyramid level.</p>{prototype_gallery(bank, train, prototypes)}"
         )
-        teacher_file = run.config.model.teacher_checkpoint or run.folder / "teacher" / "model.pt"
+        teacher_file = run.config.model.teacher.checkpoint or run.folder / "teacher" / "model.pt"
         if teacher_file.exists():
             teacher = load_detector(teacher_file).build()
             trust = Trust(run, students["distilled"].build(), teacher, bank, val)
@@ -179,12 +178,11 @@ def _setting(runs: list[Run]) -> str:
 
 
 def _networks(run: Run) -> str:
-    model, optim = to_dict(run.config)["model"], run.config.optim
+    model, optim = run.config.model, run.config.optim
     teacher, student = (
-        model[f"{role}_checkpoint"] or f"{model[role]} (width {model[f'{role}_width']:g})"
-        for role in ("teacher", "student")
+        own.checkpoint or f"{own.backbone} (width {own.width:g})" for own in (model.teacher, model.student)
     )
     return (
-        f"{model['detector']}: {teacher} teaches {student}, "
+        f"{model.detector}: {teacher} teaches {student}, "
         f"{optim.epochs} epochs of batches of {optim.batch_size}, seed {run.config.run.seed}."
     )

@@ -59,7 +59,7 @@ def dry_run(config: Config) -> DryRun:
     config = replace(config, "run", compile="off")
     classes = _classes(config)
     torch.manual_seed(config.run.seed)
-    teacher, student = (build_detector(spec, len(classes)).to(device) for spec in specs(config))
+    teacher, student = (build_detector(spec, len(classes)).to(device) for spec in specs(config.model))
     counts = [_parameters(network) for network in (teacher, student)]
     freeze_teacher(teacher, device)
     adapter = adapt(student.train())
@@ -101,15 +101,15 @@ def _measured(step: TrainStep, distiller: Distiller, batches: list[Batch], count
 
 def describe(config: Config, result: DryRun) -> str:
     """The figures as lines; everything that is not counted or measured is called an estimate."""
-    data, optim = config.data, config.optim
+    data, optim, networks = config.data, config.optim, config.model
     memory = result.fixed + optim.batch_size * result.saved
     images = IMAGES.get(data.data, data.scenes_train)
     flop = result.flop * images * optim.epochs
     losses = ", ".join(f"{name} {value:.3g}" for name, value in result.losses.items())
     return "\n".join(
         (
-            f"teacher {config.model.teacher}: {result.teacher / 1e6:.2f} million parameters",
-            f"student {config.model.student}: {result.student / 1e6:.2f} million parameters, adapters included",
+            f"teacher {networks.teacher.backbone}: {result.teacher / 1e6:.2f} million parameters",
+            f"student {networks.student.backbone}: {result.student / 1e6:.2f} million parameters, adapters included",
             f"2 steps of one drawn image of {data.short_side} x {data.long_side}, random weights: {losses}",
             f"second step: {result.seconds:.1f} s, {result.flop / 1e12:.2f} TFLOP (forward and backward, counted)",
             f"estimate: {memory / 2**30:.1f} GiB for steps of {optim.batch_size} images in float32, on one device: "

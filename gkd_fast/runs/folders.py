@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from gkd_fast.cli.command import option
 from gkd_fast.config import Config, from_dict
 from gkd_fast.errors import InputError
 
@@ -31,25 +29,24 @@ def run_folder(config: Config) -> Path:
     return config.run.output
 
 
-def stored_config(arguments: Sequence[str]) -> Config | None:
+def stored_config(resume: str, output: Path | None) -> Config | None:
     """The configuration of the run that ``--resume`` goes on with; None for a new run.
 
     Args:
-        arguments: a command line, ``--resume`` with its value.
+        resume: "on", "off", or "auto", which allows a new run.
+        output: folder of the run; None: the newest one in runs/.
 
     Raises:
-        InputError: if there is no such run, and ``--resume auto`` does not allow a new one.
+        InputError: if there is no such run, and `resume` does not allow a new one.
     """
-    choice = option(arguments, "resume") or "off"
-    if choice == "off":
+    if resume == "off":
         return None
-    output = option(arguments, "output")
-    folder = _found(Path(output) if output else None)
-    if folder is None and choice == "auto":
+    folder = _found(output) or output
+    if resume == "auto" and _found(output) is None:
         return None
-    if folder is None and output is None:
+    if folder is None:
         raise InputError(f"--resume: expected a run in {RUNS}/ or --output, found none")
-    return read_config((folder or Path(str(output))) / "config.json")
+    return read_config(folder / "config.json")
 
 
 def read_config(path: Path) -> Config:

@@ -18,10 +18,11 @@ from gkd_fast.config import Config, to_dict
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorAdapter, DetectorSpec, adapt, build_detector, detector_from_weights, specs
+from gkd_fast.detectors.settings import NetworkConfig
 from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.coco import evaluate_coco
-from gkd_fast.evaluation.one_image import detect
+from gkd_fast.evaluation.detect import detect
 from gkd_fast.evaluation.voc import evaluate_voc
 from gkd_fast.files import loading, write_json
 from gkd_fast.methods.gkd import PrototypeBank
@@ -93,7 +94,7 @@ class Job:
         self.device = resolve_device(config.run.device)
         self.data = prepare_data(config)
         self.specs, self.given = {}, {}
-        for role, spec in zip(("teacher", "student"), specs(config), strict=True):
+        for role, spec in zip(("teacher", "student"), specs(config.model), strict=True):
             self.given[role], self.specs[role] = _load_given(config, role, spec, self.data.classes)
             if self.given[role] is None:
                 self._first(role)  # a network that cannot be built is an error before any training
@@ -128,7 +129,7 @@ class Job:
         """The network of a role before its first step."""
         if self.given[role] is not None:
             return copy.deepcopy(self.given[role])
-        weights = getattr(self.config.model, f"{role}_weights")
+        weights = getattr(self.config.model, role).weights
         return build_detector(self.specs[role], len(self.data.classes), weights=weights)
 
     def _distiller(self, teacher: DetectorAdapter, student: DetectorAdapter) -> Distiller:
@@ -196,7 +197,8 @@ def _load_given(
     config: Config, role: str, spec: DetectorSpec, classes: tuple[str, ...]
 ) -> tuple[nn.Module | None, DetectorSpec]:
     """A finished ``teacher`` or ``student`` where one is given, else None."""
-    path, weights = (getattr(config.model, f"{role}_{kind}") for kind in ("checkpoint", "weights"))
+    own: NetworkConfig = getattr(config.model, role)
+    path, weights = own.checkpoint, own.weights
     if path:
         checkpoint = load_detector(path)
         if checkpoint.classes != classes:

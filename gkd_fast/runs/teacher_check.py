@@ -57,12 +57,12 @@ def stated_ap(config: Config) -> float | None:
     model = config.model
     if model.teacher_ap is not None:
         return model.teacher_ap
-    if model.teacher_checkpoint:
-        known = load_detector(model.teacher_checkpoint).ap
-        figures = model.teacher_checkpoint.with_name("result.json")
+    if model.teacher.checkpoint:
+        known = load_detector(model.teacher.checkpoint).ap
+        figures = model.teacher.checkpoint.with_name("result.json")
         return json.loads(figures.read_text()).get("AP") if known is None and figures.is_file() else known
-    if "_Weights." in model.teacher_weights and config.data.data == "coco" and not config.data.classes:
-        metrics = torchvision.models.get_weight(model.teacher_weights).meta["_metrics"]
+    if "_Weights." in model.teacher.weights and config.data.data == "coco" and not config.data.classes:
+        metrics = torchvision.models.get_weight(model.teacher.weights).meta["_metrics"]
         return metrics["COCO-val2017"]["box_map"] / 100
     return None
 
@@ -91,7 +91,7 @@ def check_teacher(
         print(f"teacher: AP {reached:.3f} on {len(sample)} validation images, stated {stated:.3f}", flush=True)
     if reached < LEAST * stated:
         raise InputError(
-            f"{config.model.teacher_checkpoint or config.model.teacher_weights}: AP {reached:.3f} on {len(sample)} "
+            f"{config.model.teacher.checkpoint or config.model.teacher.weights}: AP {reached:.3f} on {len(sample)} "
             f"validation images, expected about {stated:.3f}. The classes may stand in another order, the images may "
             f"be of another size (--short-side), or the weights may follow other conventions (gkd_fast.convert "
             f"--style); --skip-teacher-check trains with it nevertheless"

@@ -1,7 +1,6 @@
-"""``python -m gkd_fast.study``."""
+"""``python -m gkd_fast.study``: the command ``gkd-fast study``."""
 
-from gkd_fast.cli.command import run_command
-from gkd_fast.cli.study import main
+from gkd_fast.cli.main import run
 
 if __name__ == "__main__":
-    run_command(main)
+    run("study")

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gkd_fast.cli.command import run_command
 from gkd_fast.config import Config, to_dict
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import loading, write_json
+from gkd_fast.runs.exits import run_command
 from gkd_fast.runs.folders import read_config
 from gkd_fast.runs.job import Job
 from gkd_fast.study.methods import CONTROL

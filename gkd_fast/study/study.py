@@ -9,15 +9,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from gkd_fast.cli.command import option
-from gkd_fast.config import Config, from_dict, replace, to_dict
-from gkd_fast.config_checks import validate
+from gkd_fast.config import SECTIONS, Config, from_dict, replace, to_dict, validate
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import loading, write_json
+from gkd_fast.options import MAIN, changed, check_options
+from gkd_fast.presets import starting_point
+from gkd_fast.ranges import POSITIVE
 from gkd_fast.runs.folders import RUNS
 from gkd_fast.runs.job import Job
+from gkd_fast.runs.train import resume_choice
 from gkd_fast.study.cell import Cell, run_here, run_in_processes
 from gkd_fast.study.methods import CONTROL, parse_methods
 from gkd_fast.study.tables import summarise, write_report
@@ -37,15 +39,53 @@ _FREE = {"output", "resume", "log_steps", "checkpoint_steps", "keep_checkpoints"
 class StudyConfig:
     """A study and the settings that its runs share."""
 
-    methods: tuple[str, ...] = ("gkd",)
-    """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --terms of gkd_fast.train; FACTOR multiplies
+    methods: Annotated[tuple[str, ...], MAIN] = ("gkd",)
+    """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --method of gkd-fast train; FACTOR multiplies
     all weights of its term (published weights belong to 256 channels and images of 800 x 1333 pixels);
     "robust" among the names sets --robust-masks. The student without a teacher is always there."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], MAIN] = (0, 1, 2)
     """Seeds of the students; the first one is the teacher's, too."""
-    jobs: int = 1
+    jobs: Annotated[int, POSITIVE, MAIN] = 1
     """Students trained at once, each in a process of its own; they share the processor's cores."""
     config: Config = field(default_factory=Config)
+
+
+# What a study has in the place of options of a single run.
+INSTEAD = {"seed": "seeds", "terms": "methods", "method": "methods"}
+
+
+def study(
+    methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None, jobs: int = 1, **options: Any
+) -> Result:
+    """Train a student by each method and seed, and as long without distillation, all with one teacher.
+
+        content = gkd_fast.study(methods=["gkd", "fgd@20"], seeds=[0, 1, 2], preset="bccd", data_root="BCCD")
+
+    Args:
+        methods: to compare, as for ``gkd-fast study``; None: gkd, or those of the study that is gone on with.
+        seeds: of the students; None: 0, 1 and 2, or those of the study that is gone on with.
+        jobs: students trained at once.
+        options: those of ``gkd-fast train`` by name, for every student.
+
+    Returns:
+        The content of ``study.json`` and, as ``folder``, where the study lies.
+
+    Raises:
+        TypeError: for an option that does not exist, or a value of another type.
+        InputError: for input that cannot be used.
+        RunError: at the end, if students failed; the others are finished.
+    """
+    for name in INSTEAD.keys() & options:
+        raise TypeError(f"{name}: expected {INSTEAD[name]}, which a study has in its place")
+    output = options.get("output")
+    stored = stored_study(resume_choice(options.get("resume", "off")), Path(output) if output else None)
+    config = starting_point(options.get("preset"), options.get("data"), stored.config if stored else None)
+    own = {"methods": methods, "seeds": seeds, "jobs": jobs}
+    start = dataclasses.replace(stored or StudyConfig(), config=config)
+    given = {name: value for name, value in own.items() if value is not None}
+    settings = validate_study(changed(start, options | given))
+    folder = study_folder(settings)
+    return {"folder": str(folder), **run_study(settings, folder)}
 
 
 def validate_study(study: StudyConfig) -> StudyConfig:
@@ -54,16 +94,15 @@ def validate_study(study: StudyConfig) -> StudyConfig:
     Raises:
         InputError: naming the option, what was expected and what was given.
     """
+    check_options(study)
     if not study.seeds or len(set(study.seeds)) < len(study.seeds) or min(study.seeds) < 0:
         raise InputError(
             f"--seeds: expected different numbers from 0 on, got {' '.join(map(str, study.seeds)) or 'none'}"
         )
-    if study.jobs < 1:
-        raise InputError(f"--jobs: expected a positive number, got {study.jobs}")
     if study.config.run.dry_run:
-        raise InputError("--dry-run: expected gkd_fast.train; a study has no dry run")
+        raise InputError("--dry-run: expected gkd-fast train; a study has no dry run")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("gkd_fast.study: expected to be started without torchrun; --jobs trains students side by side")
+        raise InputError("gkd-fast study: expected to be started without torchrun; --jobs trains students side by side")
     methods = parse_methods(study.methods)
     for method in methods:
         validate(dataclasses.replace(study.config, distill=method.applied(study.config.distill)))
@@ -92,21 +131,21 @@ def study_folder(study: StudyConfig) -> Path:
     return run.output
 
 
-def stored_study(arguments: Sequence[str]) -> StudyConfig | None:
+def stored_study(resume: str, output: Path | None) -> StudyConfig | None:
     """The study that ``--resume`` goes on with; None for a new one.
 
     Args:
-        arguments: a command line, ``--resume`` with its value.
+        resume: "on", "off", or "auto", which allows a new study.
+        output: folder of the study; None: the newest one in runs/.
 
     Raises:
-        InputError: if there is no such study, and ``--resume auto`` does not allow a new one.
+        InputError: if there is no such study, and `resume` does not allow a new one.
     """
-    choice, output = option(arguments, "resume") or "off", option(arguments, "output")
-    if choice == "off":
+    if resume == "off":
         return None
-    folder = _found(Path(output) if output else None)
+    folder = _found(output)
     if folder is None:
-        if choice == "auto":
+        if resume == "auto":
             return None
         raise InputError(f"--resume: expected a study in {output or f'{RUNS}/ or --output'}, found none")
     stored = _read(folder / _FILE)
@@ -191,7 +230,7 @@ def _cells(study: StudyConfig, folder: Path) -> list[Cell]:
     shared = replace(study.config, "run", output=None, resume="off", skip_teacher_check=True)
     trained = folder / "teacher" / "model.pt"
     if trained.exists():
-        shared = replace(shared, "model", teacher_checkpoint=trained)
+        shared = changed(shared, {"teacher_checkpoint": trained})
     cells = []
     for seed in study.seeds:
         config = replace(shared, "run", seed=seed)
@@ -203,10 +242,10 @@ def _cells(study: StudyConfig, folder: Path) -> list[Cell]:
 
 
 def _check_equal(file: Path, config: Config) -> None:
-    stored, given = _read(file)["config"], to_dict(config)
-    for section in ("data", "model", "distill", "optim", "run"):
+    stored, given = to_dict(from_dict(_read(file)["config"])), to_dict(config)
+    for section in SECTIONS:
         for name, value in given[section].items():
-            before = stored[section].get(name, value)
+            before = stored[section][name]
             if value != before and name not in _FREE:
                 start = ("seeds", "as the first ") if name == "seed" else (name.replace("_", "-"), "")
                 raise InputError(f"--{start[0]}: expected {before} {start[1]}as in {file}, got {value}")

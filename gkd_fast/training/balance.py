@@ -37,8 +37,8 @@ def _norm(term: Tensor, features: Sequence[Tensor], scaler: torch.amp.GradScaler
     gradients = torch.autograd.grad(scaler.scale(term), list(features), retain_graph=True, allow_unused=True)
     norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
     own = torch.stack(norms).square().sum() if norms else torch.zeros_like(term)
-    # Each process has the gradient on its share of the batch's features.
-    return parallel.total(own).sqrt() / scaler.scale(torch.ones_like(term))
+    # Each process has the gradient on its share of the batch's features, of terms whose mean over the processes counts.
+    return parallel.total(own).sqrt() / (parallel.world_size() * scaler.scale(torch.ones_like(term)))
 
 
 class Balance:

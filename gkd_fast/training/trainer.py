@@ -158,20 +158,21 @@ class Trainer:
             return
         started = time.perf_counter()
         with self.update.precision.autocast():
-            bank = distiller.refresh() if self._harvested() else self._pass(distiller)
+            bank, images = (distiller.refresh(), None) if self._harvested() else self._pass(distiller)
         if parallel.is_main():
             with replacing(self.phase.folder / "prototypes.pt") as temporary:
                 bank.save(temporary)
         seconds = round(time.perf_counter() - started, 3)
-        self._write("prototypes", epoch, {"count": bank.student.shape[1], "seconds": seconds})
+        looked_at = {} if images is None else {"images": images}
+        self._write("prototypes", epoch, {"count": bank.student.shape[1], **looked_at, "seconds": seconds})
 
     def _harvested(self) -> bool:
         """Whether the steps of any process have given candidates."""
         rings = self.distiller.rings if self.distiller else None
         return rings is not None and bool(parallel.largest(int(rings.filled)))
 
-    def _pass(self, distiller: Distiller) -> PrototypeBank:
-        """Prototypes by a pass over the candidate images."""
+    def _pass(self, distiller: Distiller) -> tuple[PrototypeBank, int]:
+        """Prototypes by a pass over the candidate images, and the number of these."""
         images = self._candidates()
         loader = build_loader(
             self.dataset.without_flip(),
@@ -182,7 +183,7 @@ class Trainer:
             indices=parallel.own_share(images),
         )
         batches = passed_batches(self.adapter, loader, self.device)
-        return distiller.refresh(batches, images=list(self.dataset.boxes_per_image(images)))
+        return distiller.refresh(batches, images=list(self.dataset.boxes_per_image(images))), len(images)
 
     def _candidates(self) -> list[int]:
         """The images that prototypes are taken from."""

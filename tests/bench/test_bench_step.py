@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.step import measure as step
-from bench.step.loops import Scale, make_data, make_loop
+from bench.step import __main__ as command
+from bench.step import measure
+from bench.step.loops import Loop, Scale, make_data, make_loop
+from bench.step.parts import PARTS, time_parts
+from bench.step.scaling import worker
+from bench.step.table import table
 from gkd_fast.data.loader import build_loader
+from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.training.distilling import passed_batches
+from gkd_fast.training.step import Batch
 
 TINY = Scale(
     teacher="resnet18", student="resnet18", side=96, batch=2, channels=16, head=32, proposals=20, rois=16, images=8
@@ -19,18 +26,18 @@ TINY = Scale(
 
 
 @pytest.fixture(scope="module")
-def rows() -> Iterator[list[step.Row]]:
+def rows() -> Iterator[list[measure.Row]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "EPOCH", 24)
-        yield step.measure(["faster_rcnn"], ["a", "b"], 1, TINY)
+        patch.setattr(measure, "EPOCH", 24)
+        yield measure.measure(["faster_rcnn"], ["a", "b"], 1, TINY)
 
 
-def test_every_row_has_its_figures(rows: list[step.Row]) -> None:
+def test_every_row_has_its_figures(rows: list[measure.Row]) -> None:
     assert [row.variant for row in rows] == ["a", "b"]
     assert rows[0].ratio == 1
     for row in rows:
         assert row.images_per_second == pytest.approx(TINY.batch / row.step_s)
-        assert set(row.parts_s) == set(step.PARTS)
+        assert set(row.parts_s) == set(PARTS)
         assert min(row.parts_s.values()) > 0
         assert 0 < row.distillation_share < 1
         assert row.product_rate > 0
@@ -40,26 +47,32 @@ def test_every_row_has_its_figures(rows: list[step.Row]) -> None:
 
 def test_operations_are_those_of_the_convolutions_and_products() -> None:
     layer = torch.nn.Linear(8, 5, bias=False)
-    counted = step._operations(lambda batch, kappa: layer(batch).sum().backward(), torch.ones(3, 8, requires_grad=True))
+    counted = measure._operations(
+        lambda batch, kappa: layer(batch).sum().backward(), torch.ones(3, 8, requires_grad=True)
+    )
     assert counted == 3 * 2 * 3 * 8 * 5  # forward, gradients of input and weight
 
 
-def test_the_table_has_a_line_a_row(rows: list[step.Row]) -> None:
-    lines = step.table(rows)
+def test_the_table_has_a_line_a_row(rows: list[measure.Row]) -> None:
+    lines = table(rows)
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
     assert "a: torchvision, float32, published loops" in lines[2]
     assert "harvest" in lines[0]
 
 
-@pytest.mark.parametrize("detector", step.DETECTORS)
+def refreshed(loop: Loop, batches: list[Batch]) -> PrototypeBank:
+    return loop.distiller.refresh(passed_batches(loop.adapter, batches, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("detector", measure.DETECTORS)
 def test_the_loops_compute_the_same_terms_and_gradients(detector: str) -> None:
     data = make_data(TINY)
     batch, other = build_loader(data, batch_size=4, shuffle=False, seed=0, workers=0)
     found = []
     for variant in "ab":
         loop = make_loop(variant, detector, TINY, data.classes)
-        bank = found[0][2] if found else loop.distiller.refresh(loop.adapter, [batch, other])
+        bank = found[0][2] if found else refreshed(loop, [batch, other])
         loop.distiller.bank = bank
         images, targets = loop.prepare(batch)
         torch.manual_seed(3)
@@ -81,23 +94,30 @@ def test_the_parts_end_with_the_gradients_of_a_whole_step() -> None:
     gradients = []
     for whole in (True, False):
         loop = make_loop("b", "faster_rcnn", TINY, data.classes)
-        loop.distiller.refresh(loop.adapter, batches)
+        refreshed(loop, batches)
         torch.manual_seed(3)
         if whole:
             loop(batches[0], 1.0)
         else:
-            step._parts(loop, iter(batches))
+            time_parts(loop, iter(batches))
         gradients.append([parameter.grad for parameter in loop.trainable if parameter.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_one_process_of_the_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    found = worker(1, TINY)
+    assert found["images_per_second"] > 0
+    assert found["rank"] == 0
+
+
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(step, "Scale", lambda: TINY)
-    monkeypatch.setattr(step, "EPOCH", 24)
+    monkeypatch.setattr(command, "Scale", lambda: TINY)
+    monkeypatch.setattr(measure, "EPOCH", 24)
     path = tmp_path / "rows.json"
-    assert step.main(["--variants", "c", "--detectors", "retinanet", "--steps", "1", "--json", str(path)]) == 0
+    assert command.main(["--variants", "c", "--detectors", "retinanet", "--steps", "1", "--json", str(path)]) == 0
     (row,) = json.loads(path.read_text())["rows"]
     assert row["variant"] == "c"
     assert row["ratio"] is None
@@ -107,6 +127,6 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.parametrize("arguments", [["--steps", "0"], ["--variants", "z"], ["--json", "/nowhere/rows.json"]])
 def test_wrong_options_end_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        step.main(arguments)
+        command.main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -14,7 +14,8 @@ from published_forwards import FORWARDS, Network, Weights
 from torch import Tensor
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from gkd_fast import convert as command
+from gkd_fast.cli import convert as command
+from gkd_fast.convert import Source, convert
 from gkd_fast.detectors import DetectorSpec, backbones, build_detector
 from gkd_fast.detectors.conventions import CONVENTIONS
 from gkd_fast.detectors.foreign_files import ForeignCheckpoint, read_foreign
@@ -45,9 +46,8 @@ def network(source: str, **changes: Any) -> Network:
     return dataclasses.replace(Network(**(CAFFE if source == "detectron2" else {})), **changes)
 
 
-def options(source: str, kind: str, **changes: Any) -> command.ConvertConfig:
-    given = {"backbone": "short", "classes": NAMES, "checkpoint": Path("x.pth"), "output": Path("y.pt")} | changes
-    return command.ConvertConfig(source=source, architecture=kind, **given)
+def described(source: str, kind: str, **changes: Any) -> Source:
+    return Source(library=source, architecture=kind, **{"backbone": "short", "classes": NAMES} | changes)
 
 
 def source_result(source: str, kind: str, net: Network) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
@@ -65,7 +65,7 @@ def imported(
     state: dict[str, Tensor], source: str, kind: str, net: Network, *, text: str = "", **changes: Any
 ) -> tuple[DetectorSpec, torch.nn.Module]:
     foreign = ForeignCheckpoint({name: value.clone() for name, value in state.items()}, (), text)
-    spec, classes, model = command.convert(options(source, kind, **changes), foreign)
+    spec, classes, model = convert(foreign, described(source, kind, **changes), "x.pth")
     assert classes == NAMES
     return dataclasses.replace(spec, proposals=net.proposals, detections=net.detections), model
 
@@ -201,7 +201,7 @@ def test_unknown_missing_and_misshapen_weights_are_listed() -> None:
     with pytest.raises(InputError, match=r"unknown: .*backbone\.layer1\.0\.conv1\.weight"):
         imported({**state, "head.cls_score.bias": torch.zeros(27)}, "detectron2", "retinanet", net)
     with pytest.raises(InputError, match="--classes: expected the checkpoint's 3 names, got 2"):
-        command.convert(options("mmdet", "faster_rcnn", classes=("a", "b")), ForeignCheckpoint(state, (), ""))
+        convert(ForeignCheckpoint(state, (), ""), described("mmdet", "faster_rcnn", classes=("a", "b")), "x.pth")
 
 
 class Harm:

@@ -1,6 +1,6 @@
 """One process of several, each with its share of four images: writes its terms, gradients and prototypes to a file.
 
-Arguments: a folder, and the number of images that have boxes.
+Arguments: a folder, and one or several numbers of images that have boxes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 IMAGES = 4
 
 
-def main(folder: Path, with_boxes: int) -> None:
-    torch.set_num_threads(1)
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if world > 1:
-        dist.init_process_group("gloo")
+def train(world: int, rank: int, with_boxes: int) -> dict[str, object]:
+    """The last of three steps."""
     _, student, distiller = make_pair(method="gkd+fgd+cwd", refresh_steps=2)
     wrapped = DistributedDataParallel(student) if world > 1 else student
     share = slice(rank * IMAGES // world, (rank + 1) * IMAGES // world)
@@ -37,17 +34,24 @@ def main(folder: Path, with_boxes: int) -> None:
         terms = distiller(images[share], boxes[share], labels[share], image_ids=ids[share])
         (loss + sum(terms.values())).backward()
     assert distiller.bank is not None
-    content = {
+    return {
         "terms": {name: value.detach() for name, value in terms.items()},
         "student": [p.grad for p in student.parameters()],
         "distiller": [p.grad for p in distiller.parameters()],
         "prototypes": distiller.bank.student,
         "image_ids": distiller.bank.image_ids,
     }
-    torch.save(content, folder / f"{world}-{rank}.pt")
+
+
+def main(folder: Path, cases: list[int]) -> None:
+    torch.set_num_threads(1)
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world > 1:
+        dist.init_process_group("gloo")
+    torch.save({with_boxes: train(world, rank, with_boxes) for with_boxes in cases}, folder / f"{world}-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), [int(argument) for argument in sys.argv[2:]])

@@ -154,6 +154,17 @@ def test_mixed_precision_with_a_float32_level() -> None:
     assert all(p.grad.isfinite().all() for p in student.parameters())
 
 
+def test_a_network_of_bfloat16_weights() -> None:
+    _, student, distiller = make_pair(method="gkd+cwd")
+    student.bfloat16()
+    for seed in range(4):
+        images = make_images(seed=seed)
+        loss = own_loss(student(images.bfloat16()))
+        terms = distiller(images, *make_boxes(seed=seed))
+        (loss + sum(terms.values())).backward()
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
+
+
 def test_a_checkpoint_that_passes_gradients_on() -> None:
     _, plain_student, plain_distiller = make_pair()
     _, student, distiller = make_pair()
@@ -275,6 +286,13 @@ def test_layers_that_give_no_map_or_run_twice_are_errors() -> None:
         Distiller(Network((24, 24, 24)), net, CLASSES, ["1"], ["levels.0"], example=make_images())
     with pytest.raises(ValueError, match="as many maps of both networks, got 2 of the student and 3 of the teacher"):
         Distiller(Network((24, 24, 24)), Network(), CLASSES, LAYERS[:2], LAYERS, example=make_images())
+
+
+def test_layers_in_another_order_are_an_error() -> None:
+    student = Network()
+    with pytest.raises(ValueError, match=r"student: expected layers from the finest map on, got strides \(16, 8, 4\)"):
+        Distiller(Network((24, 24, 24)), student, CLASSES, LAYERS[::-1], LAYERS, example=make_images())
+    assert hooks_of(student) == 0
 
 
 def test_the_teacher_ends_behind_its_last_watched_layer() -> None:

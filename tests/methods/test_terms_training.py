@@ -11,8 +11,7 @@ from term_cases import tiny_batch, tiny_detectors
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from gkd_fast.config import Config, from_dict, replace, to_dict
-from gkd_fast.config_checks import validate
+from gkd_fast.config import PLAIN, Config, from_dict, replace, to_dict, validate
 from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorAdapter, DetectorSpec, StudentPass, adapt, build_detector
@@ -221,7 +220,7 @@ def test_unusable_settings_are_refused(settings: dict, message: str) -> None:
 @pytest.mark.parametrize("terms", ["gkd+fgd", "mgd+pkd"])
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
 def test_one_step_of_the_trainer(terms: str, detector: str, tmp_path: Path) -> None:
-    config = replace(Config(), "optim", epochs=1, batch_size=4)
+    config = replace(PLAIN, "optim", epochs=1, batch_size=4)
     config = replace(config, "run", log_steps=1, device="cpu")
     config = replace(config, "distill", method=terms, robust_masks=True)
     config = replace(config, "model", detector=detector)

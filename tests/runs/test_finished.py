@@ -13,7 +13,7 @@ import gkd_fast
 from gkd_fast.config import Config, replace, to_dict
 from gkd_fast.data import Scenes
 from gkd_fast.detectors import DetectorSpec, adapt, build_detector
-from gkd_fast.evaluation.detect import detect_image
+from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.runs.detector_file import load_detector, save_detector
 
 KINDS = {"faster_rcnn": FasterRCNN, "retinanet": RetinaNet}

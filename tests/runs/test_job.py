@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import tiny_run
 
-from gkd_fast import evaluate, train
+from gkd_fast.cli import evaluate, train
 from gkd_fast.config import Config, from_dict, to_dict
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.errors import InputError
@@ -34,7 +34,7 @@ def read_metrics(folder: Path) -> list[dict]:
 def test_the_folder_holds_configuration_metrics_summary_and_bank(finished: Path) -> None:
     config = from_dict(json.loads((finished / "config.json").read_text()))
     assert config.run.amp
-    assert config.model.student_width == 0.1
+    assert config.model.student.width == 0.1
     summary = json.loads((finished / "summary.json").read_text())
     for name in ("teacher", "student", "distilled"):
         assert {"AP", "AP50", "AP75", "images_per_second"} <= set(summary[name])

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from gkd_fast.config import Config, replace
-from gkd_fast.config_checks import validate
+from gkd_fast.config import Config, replace, validate
 from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import specs
 from gkd_fast.detectors.build import build_detector
 from gkd_fast.errors import InputError
+from gkd_fast.options import changed
 from gkd_fast.runs.detector_file import save_detector
 from gkd_fast.runs.teacher_check import Sample, check_teacher, stated_ap
 
@@ -19,7 +19,7 @@ WEIGHTS = "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"
 
 
 def given(**model: Any) -> Config:
-    return replace(Config(), "model", **model)
+    return changed(Config(), model)
 
 
 def prepared(count: int = 5) -> PreparedDataset:
@@ -62,7 +62,7 @@ def test_the_sample_lies_evenly_and_keeps_its_annotations() -> None:
 
 def test_where_the_stated_ap_comes_from(tmp_path: Path) -> None:
     config = Config()
-    spec, classes = specs(config)[1], ("a", "b")
+    spec, classes = specs(config.model)[1], ("a", "b")
     path = tmp_path / "model.pt"
     save_detector(path, build_detector(spec, 2), spec, classes, {})
     assert stated_ap(given(teacher_checkpoint=path)) is None

@@ -15,8 +15,7 @@ import pytest
 import torch
 from tiny_runs import tiny_run
 
-from gkd_fast import train
-from gkd_fast.cli import study
+from gkd_fast.cli import study, train
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.methods import Settings
 from gkd_fast.methods.grammar import Method
@@ -65,7 +64,7 @@ def test_every_method_and_the_control_has_every_seed(finished: Path) -> None:
 def test_cells_differ_by_method_and_seed_alone(finished: Path) -> None:
     fgd = json.loads((finished / "fgd@20" / "seed-1" / "config.json").read_text())
     gkd = json.loads((finished / "gkd" / "seed-0" / "config.json").read_text())
-    assert (fgd["distill"]["terms"], gkd["distill"]["terms"]) == ("fgd", "gkd")
+    assert (fgd["distill"]["method"], gkd["distill"]["method"]) == ("fgd", "gkd")
     assert fgd["distill"]["fgd_foreground_weight"][0] == pytest.approx(20 * gkd["distill"]["fgd_foreground_weight"][0])
     assert (fgd["run"].pop("seed"), gkd["run"].pop("seed")) == (1, 0)
     assert {section: fgd[section] for section in ("data", "model", "optim", "run")} == {
@@ -176,13 +175,13 @@ def test_other_settings_than_the_stored_ones_are_refused(finished: Path, options
         ("--methods fgd@much", "--methods: expected a positive number behind '@', got 'fgd@much'"),
         ("--methods fgd@", "--methods: expected a positive number behind '@', got 'fgd@'"),
         ("--methods pkd+robust", "--methods: robust expects one of fgfi, defeat, fgd, got 'pkd\\+robust'"),
-        ("--methods crosskd", "crosskd crosses the heads of one-stage detectors"),
+        ("--methods crosskd", "crosskd needs the heads of two torchvision RetinaNets"),
         ("--seeds 1 1", "--seeds: expected different numbers"),
         ("--seeds -1", "--seeds"),
         ("--seed 1", "--seed: expected --seeds"),
         ("--terms gkd", "--terms: expected --methods"),
         ("--jobs 0", "--jobs: expected a positive number, got 0"),
-        ("--dry-run", "--dry-run: expected gkd_fast.train"),
+        ("--dry-run", "--dry-run: expected gkd-fast train"),
         ("--lr -1", "--lr: expected a positive number"),
         ("--resume", "--resume: expected a study in runs/ or --output, found none"),
         ("--teacher-checkpoint none.pt", r"none\.pt: expected a checkpoint file"),
@@ -228,10 +227,10 @@ def test_a_signal_stops_the_students_and_resuming_ends_with_the_same_weights(cop
     assert equal(copied / "gkd/seed-0/distilled", finished / "gkd/seed-0/distilled")
 
 
-def test_factors_multiply_all_weights_of_a_term_and_nothing_else() -> None:
+def test_factors_multiply_all_weights_of_a_method_and_nothing_else() -> None:
     base = Settings()
     changed = Method.parse("gkd@2+defeat@0.5+robust").applied(base)
-    assert (changed.terms, changed.robust_masks) == ("gkd+defeat", True)
+    assert (changed.method, changed.robust_masks) == ("gkd+defeat", True)
     for name in ("global_weight", "foreground_weight", "background_weight", "soft_weight"):
         assert getattr(changed, name) == 2 * getattr(base, name)
     for name in ("foreground", "background", "positive", "negative"):
@@ -243,7 +242,7 @@ def test_factors_multiply_all_weights_of_a_term_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(("text", "name"), [("fgd@1", "fgd"), ("robust+fgd@2e1+gkd", "fgd@20+gkd+robust")])
 def test_a_method_has_one_name(text: str, name: str) -> None:
-    assert Method.parse(text).name == name
+    assert Method.parse(text).text == name
     assert Method.parse(name) == Method.parse(text)
 
 

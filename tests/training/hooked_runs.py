@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from gkd_fast import train
-from gkd_fast.cli.command import run_command
+from gkd_fast.cli import train
 from gkd_fast.methods.gkd import prototypes
+from gkd_fast.runs.exits import run_command
 from gkd_fast.training import states
 from gkd_fast.training.trainer import Trainer
 
@@ -64,7 +64,7 @@ PLANS: dict[str, Callable[..., None]] = {
     "kill in step": lambda n: at_call(torch.Tensor, "backward", n, end(signal.SIGKILL)),
     "kill after step": lambda n: at_call(Trainer, "_step", n, end(signal.SIGKILL), after=True),
     "kill in refresh": lambda n: at_call(prototypes.ops, "matching_pursuit", n, end(signal.SIGKILL)),
-    "kill in pass": lambda n: at_call(prototypes, "ground_truth_instances", n, end(signal.SIGKILL)),
+    "kill in pass": lambda n: at_call(prototypes, "pool", n, end(signal.SIGKILL)),
     "kill in tensors": lambda n: at_call(torch, "save", n, end(signal.SIGKILL)),
     "kill before progress": lambda n: at_call(states, "_write", n, end(signal.SIGKILL)),
     "kill before rename": lambda n: at_call(states.os, "rename", n, end(signal.SIGKILL)),
@@ -73,7 +73,7 @@ PLANS: dict[str, Callable[..., None]] = {
     "SIGTERM": lambda n: at_call(torch.Tensor, "backward", n, end(signal.SIGTERM)),
     "SIGINT": lambda n: at_call(torch.Tensor, "backward", n, end(signal.SIGINT)),
     "two signals": lambda n: at_call(torch.Tensor, "backward", n, lambda: [end(signal.SIGTERM)() for _ in range(2)]),
-    "SIGTERM in refresh": lambda n: at_call(prototypes, "ground_truth_instances", n, end(signal.SIGTERM)),
+    "SIGTERM in refresh": lambda n: at_call(prototypes, "pool", n, end(signal.SIGTERM)),
     "small files": lambda n, size: at_call(Trainer, "_step", n, lambda: limit_files(size)),
     "dead worker": lambda n: at_call(Trainer, "_step", n, kill_worker),
     "spoilt images": lambda n, folder: at_call(Trainer, "_step", n, lambda: spoil(folder)),

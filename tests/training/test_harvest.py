@@ -10,7 +10,7 @@ import torch
 from tiny_runs import tiny_run
 from tiny_steps import CPU, make_batches, make_config, make_data, make_step
 
-from gkd_fast import train
+from gkd_fast.cli import train
 from gkd_fast.instances import Instances
 from gkd_fast.methods.gkd import Candidates, ClassRings, PrototypeBank, generate_bank
 from gkd_fast.methods.gkd.rings import candidates_from

@@ -10,7 +10,7 @@ import torch
 from tiny_runs import tiny_run
 from tiny_steps import CPU, make_config, make_step, weights
 
-from gkd_fast import train
+from gkd_fast.cli import train
 from gkd_fast.config import RunConfig
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.training.optim import build_optimizer
@@ -32,13 +32,13 @@ def test_losses_are_float32_under_autocast(detector: str) -> None:
 
 def spoil(step: TrainStep, name: str, value: float) -> None:
     """Multiply one distillation term."""
-    terms = step.distiller.terms
+    terms = step.distiller.forward
 
     def spoilt(*arguments, **keywords):
-        found, omega = terms(*arguments, **keywords)
-        return {**found, name: found[name] * value}, omega
+        found = terms(*arguments, **keywords)
+        return {**found, name: found[name] * value}
 
-    step.distiller.terms = spoilt
+    step.distiller.forward = spoilt
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -49,7 +49,7 @@ def test_a_bad_step_changes_nothing(optimizer: str, first: bool) -> None:
         step(batches[0], 1.0)
     before = weights(step)
     moments = [{k: v.clone() for k, v in state.items()} for state in step.optimizer.state.values()]
-    good = step.distiller.terms
+    good = step.distiller.forward
     spoil(step, "gkd_foreground", float("nan"))
     step(batches[1], 1.0)
     after = weights(step)
@@ -57,7 +57,7 @@ def test_a_bad_step_changes_nothing(optimizer: str, first: bool) -> None:
     if not first:
         for old, new in zip(moments, step.optimizer.state.values(), strict=True):
             assert all(torch.equal(old[name], new[name]) for name in old)
-    step.distiller.terms = good
+    step.distiller.forward = good
     step(batches[1], 1.0)
     assert all(value.isfinite().all() for value in weights(step).values())
     assert any(not torch.equal(value, before[name]) for name, value in weights(step).items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from gkd_fast.options import MAIN
 from gkd_fast.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 
 
@@ -20,7 +21,7 @@ class GKDSettings:
     """Bandwidth of the candidates' density, in units of cosine distance."""
     density_quantile: Annotated[float, FRACTION] = 0.4
     """Fraction of the candidates of least density that are dropped, in each space."""
-    min_box: Annotated[float, NOT_NEGATIVE] = 30.0
+    min_box: Annotated[float, NOT_NEGATIVE, MAIN] = 30.0
     """Candidates are wider and higher than this, in pixels of the resized image."""
     candidate_images: Annotated[int, POSITIVE] = 800
     """Most images from which the candidates of one class are taken in a pass."""
@@ -48,13 +49,13 @@ class GKDSettings:
     one_stage_soft: Literal["matched", "published"] = "matched"
     """One-stage soft labels: every anchor with its own weight and a sigmoid KL, or as published
     (image-major weights beside level-major logits, softmax KL)."""
-    global_weight: Annotated[float, NOT_NEGATIVE] = 5.0
+    global_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 5.0
     """Weight of the global loss (prototype discrepancy); 0 turns it off."""
-    foreground_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    foreground_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 1.0
     """Weight of the foreground feature imitation."""
-    background_weight: Annotated[float, NOT_NEGATIVE] = 4.0
+    background_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 4.0
     """Weight of the background feature imitation."""
-    soft_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    soft_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 1.0
     """Weight of the soft-label loss."""
     temperature: Annotated[float, POSITIVE] = 2.0
     """Temperature of the soft labels."""

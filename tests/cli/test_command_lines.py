@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gkd_fast import evaluate, train
-from gkd_fast.cli.command import parse_config
-from gkd_fast.config import PRESETS, Config, with_presets
-from gkd_fast.config_checks import validate
+from gkd_fast.cli import evaluate, train
 from gkd_fast.errors import InputError
-
-
-def parse(*arguments: str) -> Config:
-    return parse_config(arguments, "gkd_fast.train", "")
 
 
 @pytest.mark.parametrize(
@@ -75,29 +68,3 @@ def test_a_shell_sees_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert result.stderr.startswith("error: ")
     assert "nowhere" in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_valid(name: str) -> None:
-    config = with_presets(Config(), name)
-    validate(config if config.data.data == "scenes" else parse("--preset", name, "--data-root", "/data"))
-
-
-def test_presets_combine_and_options_win() -> None:
-    config = parse("--preset", "bccd,reference", "--data-root", "x", "--prototypes", "5", "--no-cache")
-    assert config.data.data == "voc"
-    assert config.distill.overlap == "last"
-    assert config.distill.prototypes == 5
-    assert not config.data.cache
-    assert parse("--data", "coco").optim.epochs == 24
-    assert parse("--data=coco", "--epochs", "3").optim.epochs == 3
-
-
-def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        parse("--help")
-    assert end.value.code == 0
-    text = capsys.readouterr().out
-    for option in ("--data-root", "--teacher-checkpoint", "--prototypes", "--warmup-steps", "--amp-dtype"):
-        assert option in text
-    assert "pixels" in text

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-Preset = dict[str, dict[str, Any]]
+Preset = dict[str, Any]
 
-LARGE_MODEL: dict[str, Any] = {
+LARGE_MODEL: Preset = {
     "teacher": "resnet101",
     "student": "resnet50",
     "teacher_width": 1.0,
@@ -30,19 +30,19 @@ LARGE_MODEL: dict[str, Any] = {
 # The schedule of the published results (paper, experiments): 16 images a step, 24 epochs, the rate divided by ten
 # after 16 and 22.
 _COCO: Preset = {
-    "data": {"data": "coco", "train_split": "train2017", "val_split": "val2017", "short_side": 800}
-    | {"long_side": 1333, "cache": False, "workers": 4},
-    "optim": {"optimizer": "sgd", "lr": 0.02, "teacher_lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4}
-    | {"batch_size": 16, "epochs": 24, "teacher_epochs": 24, "warmup_steps": 500}
-    | {"schedule": "multistep", "milestones": (16, 22)},
+    **{"data": "coco", "train_split": "train2017", "val_split": "val2017", "short_side": 800, "long_side": 1333},
+    **{"cache": False, "workers": 4},
+    **{"optimizer": "sgd", "lr": 0.02, "teacher_lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4},
+    **{"batch_size": 16, "epochs": 24, "teacher_epochs": 24, "warmup_steps": 500},
+    **{"schedule": "multistep", "milestones": (16, 22)},
 }
 # OpenMMLab's configurations for VOC 0712: 4 epochs of the data taken three times, the rate divided after the third.
 _VOC: Preset = {
-    "data": {"data": "voc", "train_split": "VOC2007/trainval+VOC2012/trainval", "val_split": "VOC2007/test"}
-    | {"short_side": 600, "long_side": 1000, "cache": False, "workers": 4},
-    "optim": {"optimizer": "sgd", "lr": 0.01, "teacher_lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
-    | {"batch_size": 16, "epochs": 12, "teacher_epochs": 12, "warmup_steps": 500}
-    | {"schedule": "multistep", "milestones": (9,)},
+    **{"data": "voc", "train_split": "VOC2007/trainval+VOC2012/trainval", "val_split": "VOC2007/test"},
+    **{"short_side": 600, "long_side": 1000, "cache": False, "workers": 4},
+    **{"optimizer": "sgd", "lr": 0.01, "teacher_lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4},
+    **{"batch_size": 16, "epochs": 12, "teacher_epochs": 12, "warmup_steps": 500},
+    **{"schedule": "multistep", "milestones": (9,)},
 }
 
 _DATA = {"coco": _COCO, "voc": _VOC}
@@ -62,7 +62,7 @@ def _recipe(data: str, detector: str, pair: str) -> Preset:
     model = LARGE_MODEL | {"teacher": teacher, "student": student, "detector": _DETECTORS[detector]}
     # The published teachers and students are OpenMMLab's, which start from torchvision's first ImageNet weights.
     model |= {"conventions": "mmdet", "teacher_weights": "IMAGENET1K_V1", "student_weights": "IMAGENET1K_V1"}
-    return {**_DATA[data], "model": model}
+    return _DATA[data] | model
 
 
 RECIPES: dict[str, Preset] = {

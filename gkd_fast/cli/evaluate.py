@@ -1,0 +1,61 @@
+"""``gkd-fast evaluate``: AP of a trained detector on a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gkd_fast.cli.first_stage import first_stage
+from gkd_fast.cli.parsing import parse
+from gkd_fast.config import Config, from_dict, replace, validate
+from gkd_fast.data.settings import DataConfig
+from gkd_fast.errors import InputError
+from gkd_fast.options import MAIN
+from gkd_fast.ranges import POSITIVE
+from gkd_fast.runs.detector_file import load_detector
+from gkd_fast.runs.job import evaluate_detector, prepare_split
+from gkd_fast.training.precision import resolve_device
+
+_DESCRIPTION = """Evaluate a trained detector: COCO figures, and for VOC data the mAP of both rules. The data
+default to those that the detector was trained with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation of one checkpoint."""
+
+    checkpoint: Annotated[Path | None, MAIN] = None
+    """Checkpoint to evaluate: model.pt of a run's teacher, student or distilled folder."""
+    batch_size: Annotated[int, POSITIVE, MAIN] = 8
+    """Images at once."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], MAIN] = "auto"
+    """Device; auto: the GPU where one is there."""
+    json: Annotated[Path | None, MAIN] = None
+    """File to which the figures are written, too."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, evaluate, print one line a figure."""
+    first, arguments = first_stage(arguments, "checkpoint")
+    checkpoint = load_detector(Path(first.checkpoint)) if first.checkpoint else None
+    data = from_dict(checkpoint.config).data if checkpoint else DataConfig()
+    options = parse(arguments, "evaluate", _DESCRIPTION, EvaluateConfig(data=data))
+    if checkpoint is None:
+        raise InputError("--checkpoint: expected a detector's file, got nothing; --help shows the options")
+
+    config = replace(Config(data=options.data), "optim", batch_size=options.batch_size)
+    config = replace(config, "run", device=options.device)
+    validate(config)
+    device = resolve_device(options.device)
+    model = checkpoint.build().to(device)
+    dataset = prepare_split(config, "val", classes=checkpoint.classes)
+    result = evaluate_detector(config, dataset, model, device)
+    per_class = result.pop("per_class")
+    for name, value in [*result.items(), *((f"AP of {name}", value) for name, value in per_class.items())]:
+        print(f"{name:<24} {value:.4f}")
+    if options.json:
+        options.json.write_text(json.dumps({**result, "per_class": per_class}, indent=2) + "\n")

@@ -1,0 +1,63 @@
+"""A whole run, from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gkd_fast import parallel
+from gkd_fast.config import Config, validate
+from gkd_fast.options import changed
+from gkd_fast.presets import starting_point
+from gkd_fast.runs.dry_run import dry_run
+from gkd_fast.runs.folders import run_folder, stored_config
+from gkd_fast.runs.job import Result, run
+from gkd_fast.training.distributed import check, process_group
+from gkd_fast.training.precision import resolve_device
+
+
+def train(**options: Any) -> Result | None:
+    """Train a teacher (or take a finished one), the student alone, and the distilled student; evaluate all three.
+
+        summary = gkd_fast.train(preset="bccd", data_root="BCCD_Dataset/BCCD", epochs=2, output="runs/mine")
+
+    Args:
+        options: those of ``gkd-fast train`` by name, ``teacher_width=0.5`` for ``--teacher-width 0.5``. What is left
+            out is as on the command line: as the presets say, and as in the run that ``resume=True`` goes on with.
+
+    Returns:
+        The content of the run's ``summary.json`` and, as ``folder``, where the run lies; None in the processes of
+        torchrun that are not the first. With ``dry_run=True``: what two steps showed.
+
+    Raises:
+        TypeError: for an option that does not exist, or a value of another type.
+        InputError: for input that cannot be used.
+        RunError: if the run cannot go on.
+    """
+    output = options.get("output")
+    stored = stored_config(resume_choice(options.get("resume", "off")), Path(output) if output else None)
+    config = changed(starting_point(options.get("preset"), options.get("data"), stored), options)
+    validate(config)
+    return dataclasses.asdict(dry_run(config)) if config.run.dry_run else run_in_folder(config)
+
+
+def resume_choice(value: str | bool) -> str:
+    """``resume=True`` is ``--resume``."""
+    return value if isinstance(value, str) else "on" if value else "off"
+
+
+def run_in_folder(config: Config) -> Result | None:
+    """Run the main job in the folder that its settings ask for, in all processes that torchrun started.
+
+    Args:
+        config: validated.
+
+    Returns:
+        The summary and, as ``folder``, where the run lies; None in processes that are not the first.
+    """
+    with process_group(resolve_device(config.run.device)):
+        check(config)
+        folder = parallel.from_main(run_folder(config) if parallel.is_main() else Path())
+        summary = run(config, folder)
+        return {"folder": str(folder), **summary} if parallel.is_main() else None

@@ -1,0 +1,69 @@
+"""Training and studies from Python: keywords are the options' names."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import TINY_MODEL
+
+from gkd_fast.cli.study import study
+from gkd_fast.cli.train import read, train
+from gkd_fast.config import from_dict
+from gkd_fast.errors import InputError
+
+TINY = {
+    **TINY_MODEL,
+    **{"scenes_train": 4, "scenes_val": 2, "short_side": 64, "long_side": 64, "batch_size": 4},
+    **{"epochs": 1, "teacher_epochs": 1, "device": "cpu"},
+}
+
+
+def test_a_run_goes_by_its_keywords_and_can_be_resumed(tmp_path: Path) -> None:
+    summary = train(**TINY, output=str(tmp_path / "run"), amp=True)
+    assert summary is not None
+    assert summary["folder"] == str(tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    line = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    assert from_dict(stored) == read([*line, "--amp", "--output", str(tmp_path / "run")])
+    assert train(resume=True, output=tmp_path / "run") == summary
+
+
+def test_settings_start_where_the_command_lines_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--data-root: expected the folder of the voc data set"):
+        train(preset="bccd")
+    with pytest.raises(InputError, match="--resume: expected a study in"):
+        study(resume=True, output=tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"nowhere/config\.json: expected the configuration of a run"):
+        train(resume="on", output=tmp_path / "nowhere")
+
+
+def test_a_dry_run_is_a_dictionary() -> None:
+    found = train(**TINY, dry_run=True)
+    assert found is not None
+    assert found["student"] > 0
+    assert "gkd_global" in found["losses"]
+
+
+def test_unknown_keywords_are_named() -> None:
+    with pytest.raises(TypeError, match=r"epoch: expected an option's name \(epochs\?\)"):
+        train(epoch=3)
+    with pytest.raises(TypeError, match="seed: expected seeds"):
+        study(seed=1)
+    with pytest.raises(InputError, match="--methods: expected names of gkd"):
+        study(methods=["nothing"], **TINY)
+
+
+def test_a_study_from_python(tmp_path: Path) -> None:
+    content = study(methods=["pkd"], seeds=[3], **TINY, output=tmp_path / "study")
+    assert set(content["results"]) == {"control", "pkd"}
+    assert content["seeds"] == [3]
+    assert content["folder"] == str(tmp_path / "study")
+
+
+def test_modules_of_the_functions_names_can_be_called() -> None:
+    for name in ("train", "study"):
+        with pytest.raises(TypeError, match="expected an option's name"):
+            importlib.import_module(f"gkd_fast.{name}")(nonsense=1)

@@ -91,8 +91,8 @@ def arguments(folder: str | Path, **changes: object) -> TrainingArguments:
 
 
 def squares(outputs: object, *_: object, **__: object) -> torch.Tensor:
-    """A mean over images. DETR's own loss of two processes is not that of one: transformers 5.24 takes the mean of
-    their numbers of boxes and divides it by the number of processes again.
+    """A mean over images. DETR's own loss of two processes is not that of one: transformers 5.24 takes the mean of the
+    numbers of boxes and divides it by the number of processes again.
     """
     return outputs["logits"].square().mean() + outputs["pred_boxes"].square().mean()
 

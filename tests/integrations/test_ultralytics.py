@@ -286,3 +286,20 @@ def test_the_trainer_reaches_the_processes_that_ultralytics_starts() -> None:
     assert issubclass(found, DistillationTrainer)
     assert found.teacher == "teacher.pt"
     assert found.options["method"] == "gkd+fgd"
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """Ultralytics starts several processes for GPUs alone: the same arithmetic, with gloo."""
+    script, environment = Path(__file__).with_name("yolo_steps.py"), {**os.environ, "OMP_NUM_THREADS": "1"}
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for launcher, name in (([], "one"), (several, "two")):
+        command = [sys.executable, *launcher, str(script), str(tmp_path / name)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert result.returncode == 0, result.stderr
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("one.0", "two.0", "two.1"))
+    reached = [name for name, value in one.items() if value.abs().max() > 0]
+    assert len(reached) > 100
+    for name in reached:
+        assert torch.equal(first[name], second[name])
+        scale = float(one[name].abs().max())
+        torch.testing.assert_close(first[name], one[name], rtol=1e-3, atol=1e-4 * scale)

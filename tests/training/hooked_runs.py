@@ -58,13 +58,14 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+# A pass pools twice a batch, once in each network's maps.
 PLANS: dict[str, Callable[..., None]] = {
     "nothing": lambda: None,
     "kill before step": lambda n: at_call(Trainer, "_step", n, end(signal.SIGKILL)),
     "kill in step": lambda n: at_call(torch.Tensor, "backward", n, end(signal.SIGKILL)),
     "kill after step": lambda n: at_call(Trainer, "_step", n, end(signal.SIGKILL), after=True),
     "kill in refresh": lambda n: at_call(prototypes.ops, "matching_pursuit", n, end(signal.SIGKILL)),
-    "kill in pass": lambda n: at_call(prototypes, "pool", n, end(signal.SIGKILL)),
+    "kill in pass": lambda n: at_call(prototypes, "pool", 2 * n, end(signal.SIGKILL)),
     "kill in tensors": lambda n: at_call(torch, "save", n, end(signal.SIGKILL)),
     "kill before progress": lambda n: at_call(states, "_write", n, end(signal.SIGKILL)),
     "kill before rename": lambda n: at_call(states.os, "rename", n, end(signal.SIGKILL)),
@@ -73,7 +74,7 @@ PLANS: dict[str, Callable[..., None]] = {
     "SIGTERM": lambda n: at_call(torch.Tensor, "backward", n, end(signal.SIGTERM)),
     "SIGINT": lambda n: at_call(torch.Tensor, "backward", n, end(signal.SIGINT)),
     "two signals": lambda n: at_call(torch.Tensor, "backward", n, lambda: [end(signal.SIGTERM)() for _ in range(2)]),
-    "SIGTERM in refresh": lambda n: at_call(prototypes, "pool", n, end(signal.SIGTERM)),
+    "SIGTERM in refresh": lambda n: at_call(prototypes, "pool", 2 * n, end(signal.SIGTERM)),
     "small files": lambda n, size: at_call(Trainer, "_step", n, lambda: limit_files(size)),
     "dead worker": lambda n: at_call(Trainer, "_step", n, kill_worker),
     "spoilt images": lambda n, folder: at_call(Trainer, "_step", n, lambda: spoil(folder)),

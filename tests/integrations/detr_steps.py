@@ -117,18 +117,18 @@ def trainer(folder: str | Path, data: list[dict], *, loss: object = None, **chan
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder, with_boxes = Path(sys.argv[1]), int(sys.argv[2])
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    data = samples(with_boxes) * 3
+    folder, processes = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
     backend = {"ddp_backend": "gloo"} if processes > 1 else {}
-    built = trainer(folder, data, loss=squares, per_device_train_batch_size=4 // processes, **backend)
-    built.train()
-    state = {
-        "student": [p.detach().clone() for p in built.model.parameters()],
-        "adapters": [p.detach().clone() for p in built.distiller.parameters()],
-        "log": [line for line in built.state.log_history if "loss" in line],
-    }
-    torch.save(state, folder / f"{processes}-{parallel.rank()}.pt")
+    for with_boxes in (4, 1):
+        data = samples(with_boxes) * 3
+        built = trainer(folder, data, loss=squares, per_device_train_batch_size=4 // processes, **backend)
+        built.train()
+        state = {
+            "student": [p.detach().clone() for p in built.model.parameters()],
+            "adapters": [p.detach().clone() for p in built.distiller.parameters()],
+            "log": [line for line in built.state.log_history if "loss" in line],
+        }
+        torch.save(state, folder / f"{with_boxes}-{processes}-{parallel.rank()}.pt")
     if processes > 1:
         torch.distributed.destroy_process_group()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 from torchvision.transforms.functional import resize, to_pil_image
 
 from gkd_fast.data import Scenes, VocDetection
@@ -91,7 +92,7 @@ def train(network: nn.Module, loss: Callable[..., Tensor], batches: Iterator[Bat
 
 def normalised(boxes: Sequence[Tensor], size: int) -> list[Tensor]:
     """Boxes [B,4] x1 y1 x2 y2 in pixels of square images -> centre, width and height as fractions."""
-    return [torch.cat([(b[:, :2] + b[:, 2:]) / 2, b[:, 2:] - b[:, :2]], 1) / size for b in boxes]
+    return [box_convert(b, "xyxy", "cxcywh") / size for b in boxes]
 
 
 def labels_of(images: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[dict[str, Tensor]]:

@@ -27,6 +27,7 @@ from gkd_fast.methods.gkd import (
 )
 from gkd_fast.methods.gkd.prototypes import merged
 from gkd_fast.methods.gkd.rings import candidates_from
+from gkd_fast.ops._checks import check_choice
 from gkd_fast.pyramids import infer_strides, pool, resized
 from gkd_fast.ranges import check_ranges
 from gkd_fast.watching import Run, Watched
@@ -105,7 +106,8 @@ class Distiller(nn.Module):
         **changes: Any,
     ) -> None:
         super().__init__()
-        _check_choices(boxes=(boxes, FORMATS), stage=(stage, ("one_stage", "two_stage")))
+        check_choice("boxes", boxes, FORMATS)
+        check_choice("stage", stage, ("one_stage", "two_stage"))
         settings = dataclasses.replace(settings or Settings(), **changes)
         check_ranges(settings, str)
         self.settings = resolved(settings if method is None else dataclasses.replace(settings, method=method))
@@ -165,8 +167,7 @@ class Distiller(nn.Module):
         step = self._step(student, teacher, images, truth, own)
         training = self.training and torch.is_grad_enabled()
         if training and self.rings is not None:
-            ids, mirrored = (None if v is None else torch.as_tensor(v) for v in (image_ids, flipped))
-            self._remember(step, ids, mirrored)
+            self._remember(step, image_ids, flipped)
         terms = self._terms(step)
         self.steps += training
         if training and self._is_due():
@@ -235,8 +236,15 @@ class Distiller(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Prototypes, what the last steps of this process saw, and their number."""
+        return self._extra_state(self.rings.state_dict() if self.rings else None)
+
+    def gathered_extra_state(self) -> dict[str, Any]:
+        """The same with what the last steps of all processes saw, on the main process; to be called by all."""
+        return self._extra_state(self.rings.gathered_state() if self.rings else None)
+
+    def _extra_state(self, rings: dict[str, Any] | None) -> dict[str, Any]:
         bank = None if self.bank is None else vars(self.bank.to(torch.device("cpu")))
-        return {"bank": bank, "rings": self.rings.state_dict() if self.rings else None, "steps": self.steps}
+        return {"bank": bank, "rings": rings, "steps": self.steps}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_extra_state`."""
@@ -314,12 +322,13 @@ class Distiller(nn.Module):
         if self.uses_prototypes and self.bank is None and self.rings is None:
             raise RuntimeError("distiller: expected prototypes, call refresh first")
         alike = all(s.shape[2:] == t.shape[2:] for s, t in zip(student, teacher, strict=True))
+        strides = tuple(self.strides or infer_strides(size, student))
         step = Step(
             student=student,
             teacher=teacher if alike else resized(teacher, student),
             teacher_own=teacher,
-            strides=tuple(self.strides or infer_strides(size, student)),
-            teacher_strides=infer_strides(size, teacher) if not alike or not self.strides else tuple(self.strides),
+            strides=strides,
+            teacher_strides=strides if alike else infer_strides(size, teacher),
             truth=truth,
             instances=own.instances if own else truth,
             weights=truth.boxes.new_ones(len(student), len(truth.boxes)),
@@ -355,14 +364,15 @@ class Distiller(nn.Module):
         return dataclasses.replace(step, weights=weights)
 
     @torch.no_grad()
-    def _remember(self, step: Step, image_ids: Tensor | None, flipped: Tensor | None) -> None:
+    def _remember(self, step: Step, *columns: Sequence[Any] | Tensor | None) -> None:
         with torch.autocast(step.images.device.type, enabled=False):
             embedded = [
                 pool([feature.float() for feature in levels], step.truth, strides, self.settings.negative)
                 for levels, strides in ((step.student, step.strides), (step.teacher_own, step.teacher_strides))
             ]
         ids, mirrored = (
-            None if value is None else value.to(step.images.device, non_blocking=True) for value in (image_ids, flipped)
+            None if column is None else torch.as_tensor(column).to(step.images.device, non_blocking=True)
+            for column in columns
         )
         self.rings.add(*embedded, step.truth, step.strides, images=len(step.images), image_ids=ids, flipped=mirrored)
 
@@ -392,9 +402,3 @@ class Distiller(nn.Module):
             return generate_bank(find(), self.classes, self.settings)
         except ValueError as error:
             return error
-
-
-def _check_choices(**given: tuple[str, Sequence[str]]) -> None:
-    for name, (value, choices) in given.items():
-        if value not in choices:
-            raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

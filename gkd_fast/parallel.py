@@ -121,9 +121,8 @@ class MeanGradients:
     def _average(self) -> None:
         self._queued = False
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+        mean = total(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
+        parts = mean.split([gradient.numel() for gradient in gradients])
         for parameter, gradient, part in zip(self.parameters, gradients, parts, strict=True):
             parameter.grad = gradient
             gradient.copy_(part.view_as(gradient))

@@ -23,17 +23,22 @@ class _LastLayer(BaseException):
     """Ends a forward pass behind the last watched layer."""
 
 
-class _Tap:
-    """Keeps a module's last output.
+class Hook:
+    """A forward hook whose deep copies and pickles do nothing, and need no gkd_fast.
 
-    Deep copies and pickles of it do nothing, and need no gkd_fast: copies of a watched network are made for EMA,
-    checkpoints and export.
+    Copies of a watched network are made for EMA, checkpoints and export.
     """
+
+    def __reduce__(self) -> Any:
+        return getattr, (contextlib.nullcontext(), "__exit__")  # takes anything, returns None
+
+
+class _Tap(Hook):
+    """Keeps a module's last output."""
 
     def __init__(self) -> None:
         self.value: Any = None
         self.versions: list[int] | None = None
-        self.calls = 0
         self.stop = False
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -43,12 +48,8 @@ class _Tap:
         if torch._C._current_graph_task_id() != -1:  # a checkpointed segment that backward computes again
             return
         self.value, self.versions = output, _versions(output)
-        self.calls += 1
         if self.stop:
             raise _LastLayer
-
-    def __reduce__(self) -> Any:
-        return getattr, (contextlib.nullcontext(), "__exit__")  # takes anything, returns None
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -124,18 +125,17 @@ class Watched:
                     f"{self.role}: the output of layer {layer!r} was changed in place by what comes behind it; watch "
                     "the layer that changed it (an activation with inplace=True), or give it inplace=False"
                 )
-        maps = [found for tap in self.taps for found in maps_in(tap.value)]
-        empty = [n for n, tap in zip(self.layers, self.taps, strict=True) if not maps_in(tap.value)]
+        maps = [maps_in(tap.value) for tap in self.taps]
         self.forget()
-        if empty:
-            raise RuntimeError(f"{self.role}: expected maps [N,C,H,W] from layer {empty[0]!r}, got none")
-        return maps
+        for layer, found in zip(self.layers, maps, strict=True):
+            if not found:
+                raise RuntimeError(f"{self.role}: expected maps [N,C,H,W] from layer {layer!r}, got none")
+        return [feature for found in maps for feature in found]
 
     def forget(self) -> None:
         """Drop what the taps hold."""
         for tap in self.taps:
             tap.value = tap.versions = None
-            tap.calls = 0
 
     def maps(self, images: Tensor, *, plain: bool = False) -> list[Tensor]:
         """Run the network and take its maps; where it is eager it ends behind the last watched layer.
@@ -169,7 +169,7 @@ class Watched:
         try:
             with evaluating(self.inner):
                 self.run(self.inner, images)
-            several = [layer for layer, tap in zip(self.layers, self.taps, strict=True) if tap.calls > 1]
+            several = [layer for layer, tap in zip(self.layers, self.taps, strict=True) if order.count(tap) > 1]
             if several:
                 raise ValueError(
                     f"{self.role}: layer {several[0]!r} runs several times in a forward pass; watch what comes before"

@@ -15,6 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.ops import box_convert
 from torchvision.transforms.functional import normalize, resize
 
 from gkd_fast.data import VocDetection
@@ -33,7 +34,7 @@ class Squares(Dataset):
         for image, target in (dataset[index] for index in range(len(dataset))):
             height, width = image.shape[1:]
             boxes = target["boxes"].as_subclass(Tensor) / torch.tensor([width, height] * 2)
-            boxes = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
+            boxes = box_convert(boxes, "xyxy", "cxcywh")
             small = resize(image.as_subclass(Tensor), [_SIDE, _SIDE], antialias=True)
             self.samples.append((small, boxes.float(), target["labels"] - 1))
 

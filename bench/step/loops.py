@@ -29,7 +29,7 @@ from gkd_fast.detectors import (
 )
 from gkd_fast.distiller import Distiller
 from gkd_fast.options import changed
-from gkd_fast.training.distilling import build_distiller, freeze_teacher
+from gkd_fast.training.distilling import build_distiller, distilled_terms, freeze_teacher
 from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
@@ -156,9 +156,7 @@ class TorchvisionLoop:
         return self.adapter.train_pass(images, targets)
 
     def distil(self, own: StudentPass, images: ImageList, kappa: float) -> dict[str, Tensor]:
-        self.distiller.attenuation = kappa
-        boxes, labels = [t["boxes"] for t in own.targets], [t["labels"] - 1 for t in own.targets]
-        return self.distiller(images.tensors, boxes, labels, own=own)
+        return distilled_terms(self.distiller, own, images.tensors, kappa)
 
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> None:
         nn.utils.clip_grad_norm_(self.trainable, 10.0)

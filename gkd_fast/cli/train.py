@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from gkd_fast.cli.first_stage import first_stage
 from gkd_fast.cli.parsing import parse
 from gkd_fast.config import Config, validate
-from gkd_fast.presets import starting_point
 from gkd_fast.runs.dry_run import describe, dry_run
-from gkd_fast.runs.folders import stored_config
 from gkd_fast.runs.summary import summary_table
-from gkd_fast.runs.train import run_in_folder, train
+from gkd_fast.runs.train import FIRST, run_in_folder, run_start, train
 
 _DESCRIPTION = """Train a teacher (or take a finished one), the student alone, and the distilled student at
 equal steps; evaluate all three. Without options: the embedded scenes data, everything from random weights."""
@@ -32,6 +29,5 @@ def main(arguments: Sequence[str]) -> None:
 
 def read(arguments: Sequence[str]) -> Config:
     """The settings that a command line asks for."""
-    first, arguments = first_stage(arguments, "resume", "output", "preset", "data", "compile")
-    stored = stored_config(first.resume or "off", Path(first.output) if first.output else None)
-    return parse(arguments, "train", _DESCRIPTION, starting_point(first.preset, first.data, stored))
+    first, arguments = first_stage(arguments, *FIRST, "compile")
+    return parse(arguments, "train", _DESCRIPTION, run_start(**{name: getattr(first, name) for name in FIRST}))

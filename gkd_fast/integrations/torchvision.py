@@ -12,7 +12,6 @@ FCOS, RetinaNet, SSD, SSDlite and Faster R-CNN, in the user's own loop.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gkd_fast import distiller
-from gkd_fast.watching import unwrapped
+from gkd_fast.watching import Hook, unwrapped
 
 Targets = Sequence[dict[str, Any]]
 """Of each image: boxes [B,4] x1 y1 x2 y2 in its pixels, labels [B] from 1; image_id where it is known."""
@@ -112,8 +111,8 @@ class Distiller(distiller.Distiller):
             yield prepared.tensors, *_instances(found), _image_ids(targets)
 
 
-class _Batch:
-    """A hook that keeps what the transform gave out; copies and pickles of it do nothing."""
+class _Batch(Hook):
+    """Keeps what the transform gave out."""
 
     def __init__(self) -> None:
         self.value: tuple[ImageList, Targets | None] | None = None
@@ -130,9 +129,6 @@ class _Batch:
 
     def forget(self) -> None:
         self.value = None
-
-    def __reduce__(self) -> Any:
-        return getattr, (contextlib.nullcontext(), "__exit__")  # takes anything, returns None
 
 
 def _transform(role: str, network: nn.Module) -> GeneralizedRCNNTransform:

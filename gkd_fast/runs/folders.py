@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 
 from gkd_fast.config import Config, from_dict
 from gkd_fast.errors import InputError
 
 RUNS = Path("runs")
+_FILE = "config.json"
 
 
 def run_folder(config: Config) -> Path:
@@ -17,14 +19,11 @@ def run_folder(config: Config) -> Path:
     Raises:
         InputError: if the given folder already holds a run and ``--resume`` is not set.
     """
-    if config.run.resume != "off" and (found := _found(config.run.output)):
+    if config.run.resume != "off" and (found := holding(_FILE, config.run.output)):
         return found
     if config.run.output is None:
-        number = 1
-        while (RUNS / f"{config.data.data}-{number}").exists():
-            number += 1
-        return RUNS / f"{config.data.data}-{number}"
-    if (config.run.output / "config.json").exists():
+        return free_folder(config.data.data)
+    if (config.run.output / _FILE).exists():
         raise InputError(f"--output: {config.run.output} holds a run; expected a new folder, or --resume to go on")
     return config.run.output
 
@@ -41,12 +40,12 @@ def stored_config(resume: str, output: Path | None) -> Config | None:
     """
     if resume == "off":
         return None
-    folder = _found(output) or output
-    if resume == "auto" and _found(output) is None:
+    found = holding(_FILE, output)
+    if found is None and resume == "auto":
         return None
-    if folder is None:
+    if found is None and output is None:
         raise InputError(f"--resume: expected a run in {RUNS}/ or --output, found none")
-    return read_config(folder / "config.json")
+    return read_config((found or output) / _FILE)
 
 
 def read_config(path: Path) -> Config:
@@ -63,8 +62,13 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{path}: expected the configuration of a run; {error}") from error
 
 
-def _found(output: Path | None) -> Path | None:
-    """The run in a folder, or the newest one in runs/."""
-    configurations = [output / "config.json"] if output else list(RUNS.glob("*/config.json"))
-    present = [path for path in configurations if path.exists()]
+def holding(file: str, output: Path | None) -> Path | None:
+    """The folder that holds a file of this name: the given one, else the newest in runs/; None where there is none."""
+    files = [output / file] if output else list(RUNS.glob(f"*/{file}"))
+    present = [path for path in files if path.exists()]
     return max(present, key=lambda path: path.stat().st_mtime).parent if present else None
+
+
+def free_folder(name: str) -> Path:
+    """The first of ``runs/NAME-1``, ``runs/NAME-2``, ... that is not there."""
+    return next(path for path in (RUNS / f"{name}-{number}" for number in count(1)) if not path.exists())

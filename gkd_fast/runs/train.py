@@ -16,6 +16,9 @@ from gkd_fast.runs.job import Result, run
 from gkd_fast.training.distributed import check, process_group
 from gkd_fast.training.precision import resolve_device
 
+FIRST = ("resume", "output", "preset", "data")
+"""The options that decide where the settings start."""
+
 
 def train(**options: Any) -> Result | None:
     """Train a teacher (or take a finished one), the student alone, and the distilled student; evaluate all three.
@@ -35,16 +38,20 @@ def train(**options: Any) -> Result | None:
         InputError: for input that cannot be used.
         RunError: if the run cannot go on.
     """
-    output = options.get("output")
-    stored = stored_config(resume_choice(options.get("resume", "off")), Path(output) if output else None)
-    config = changed(starting_point(options.get("preset"), options.get("data"), stored), options)
+    config = changed(run_start(**{name: options.get(name) for name in FIRST}), options)
     validate(config)
     return dataclasses.asdict(dry_run(config)) if config.run.dry_run else run_in_folder(config)
 
 
-def resume_choice(value: str | bool) -> str:
+def run_start(*, resume: str | bool | None, output: str | Path | None, preset: str | None, data: str | None) -> Config:
+    """The settings that the options of a run change; None for an option that is not given."""
+    stored = stored_config(resume_choice(resume), Path(output) if output else None)
+    return starting_point(preset, data, stored)
+
+
+def resume_choice(value: str | bool | None) -> str:
     """``resume=True`` is ``--resume``."""
-    return value if isinstance(value, str) else "on" if value else "off"
+    return value or "off" if isinstance(value, str) else "on" if value else "off"
 
 
 def run_in_folder(config: Config) -> Result | None:

@@ -17,9 +17,9 @@ from gkd_fast.files import loading, write_json
 from gkd_fast.options import MAIN, changed, check_options
 from gkd_fast.presets import starting_point
 from gkd_fast.ranges import POSITIVE
-from gkd_fast.runs.folders import RUNS
+from gkd_fast.runs.folders import RUNS, free_folder, holding
 from gkd_fast.runs.job import Job
-from gkd_fast.runs.train import resume_choice
+from gkd_fast.runs.train import FIRST, resume_choice
 from gkd_fast.study.cell import Cell, run_here, run_in_processes
 from gkd_fast.study.methods import CONTROL, parse_methods
 from gkd_fast.study.tables import summarise, write_report
@@ -77,15 +77,21 @@ def study(
     """
     for name in INSTEAD.keys() & options:
         raise TypeError(f"{name}: expected {INSTEAD[name]}, which a study has in its place")
-    output = options.get("output")
-    stored = stored_study(resume_choice(options.get("resume", "off")), Path(output) if output else None)
-    config = starting_point(options.get("preset"), options.get("data"), stored.config if stored else None)
+    start = study_start(**{name: options.get(name) for name in FIRST})
     own = {"methods": methods, "seeds": seeds, "jobs": jobs}
-    start = dataclasses.replace(stored or StudyConfig(), config=config)
     given = {name: value for name, value in own.items() if value is not None}
     settings = validate_study(changed(start, options | given))
     folder = study_folder(settings)
     return {"folder": str(folder), **run_study(settings, folder)}
+
+
+def study_start(
+    *, resume: str | bool | None, output: str | Path | None, preset: str | None, data: str | None
+) -> StudyConfig:
+    """The settings that the options of a study change; None for an option that is not given."""
+    stored = stored_study(resume_choice(resume), Path(output) if output else None)
+    config = starting_point(preset, data, stored.config if stored else None)
+    return dataclasses.replace(stored or StudyConfig(), config=config)
 
 
 def validate_study(study: StudyConfig) -> StudyConfig:
@@ -117,14 +123,11 @@ def study_folder(study: StudyConfig) -> Path:
         InputError: if the folder holds a study and ``--resume`` is not set, or one of other settings.
     """
     run = study.config.run
-    if run.resume != "off" and (found := _found(run.output)):
+    if run.resume != "off" and (found := holding(_FILE, run.output)):
         _check_equal(found / _FILE, study.config)
         return found
     if run.output is None:
-        number = 1
-        while (RUNS / f"study-{study.config.data.data}-{number}").exists():
-            number += 1
-        return RUNS / f"study-{study.config.data.data}-{number}"
+        return free_folder(f"study-{study.config.data.data}")
     for name, content in {_FILE: "study", "config.json": "run"}.items():
         if (run.output / name).exists():
             raise InputError(f"--output: {run.output} holds a {content}; expected a new folder, or --resume to go on")
@@ -143,7 +146,7 @@ def stored_study(resume: str, output: Path | None) -> StudyConfig | None:
     """
     if resume == "off":
         return None
-    folder = _found(output)
+    folder = holding(_FILE, output)
     if folder is None:
         if resume == "auto":
             return None
@@ -257,10 +260,3 @@ def _read(file: Path) -> Result:
         return {key: content[key] for key in ("methods", "seeds", "config")}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: expected the settings of a study; {error}") from error
-
-
-def _found(output: Path | None) -> Path | None:
-    """The study in a folder, or the newest one in runs/."""
-    files = [output / _FILE] if output else list(RUNS.glob(f"*/{_FILE}"))
-    present = [path for path in files if path.exists()]
-    return max(present, key=lambda path: path.stat().st_mtime).parent if present else None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gkd_fast.detectors import DetectorAdapter, plain_targets
+from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
 from gkd_fast.detectors.base import ground_truth_instances
 from gkd_fast.detectors.folding import fold_batch_norm
 from gkd_fast.distiller import Distiller
@@ -67,13 +67,33 @@ def build_distiller(
     )
 
 
+def distilled_terms(distiller: Distiller, own: StudentPass, images: Tensor, kappa: float) -> dict[str, Tensor]:
+    """The distillation terms of a step of `build_distiller`'s student.
+
+    Args:
+        distiller: of the student.
+        own: its pass.
+        images: [N,3,H,W] that it ran on.
+        kappa: attenuation.
+    """
+    distiller.attenuation = kappa
+    truth = ground_truth_instances(own.targets)
+    return distiller(
+        images,
+        truth.boxes,
+        truth.labels,
+        truth.image_index,
+        image_ids=[target["image_id"] for target in own.targets],
+        flipped=[bool(target.get("flipped", False)) for target in own.targets],
+        own=own,
+    )
+
+
 def passed_batches(student: DetectorAdapter, batches: Batches, device: torch.device) -> Iterator[tuple[Any, ...]]:
-    """Batches as `Distiller.refresh` takes them, normalised and padded as the student has them."""
-    for images, targets in batches:
-        batch = student.batch([image.to(device) for image in images])
-        plain = plain_targets(targets, device)
-        ids = [target["image_id"] for target in targets]
-        yield batch.tensors, [t["boxes"] for t in plain], [t["labels"] - 1 for t in plain], ids
+    """Batches as `Distiller.refresh` takes them."""
+    for batch in _labelled(student, batches, device):
+        truth = batch.instances
+        yield batch.images, truth.boxes, truth.labels, batch.image_ids, truth.image_index
 
 
 def embed_ground_truth(
@@ -81,17 +101,19 @@ def embed_ground_truth(
 ) -> Candidates:
     """The ground truth of some images in the spaces of both networks, which need no distiller for it."""
 
-    def labelled() -> Iterator[LabelledBatch]:
-        for images, targets in batches:
-            batch = student.batch([image.to(device) for image in images])
-            truth = ground_truth_instances(plain_targets(targets, device))
-            yield LabelledBatch(batch.tensors, truth, torch.tensor([target["image_id"] for target in targets]))
-
     def pyramids(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         return list(student.model.backbone(images).values()), list(teacher.model.backbone(images).values())
 
     with embedding_modes(student.model, teacher.model, settings):
-        return collect_candidates(labelled(), pyramids, settings)
+        return collect_candidates(_labelled(student, batches, device), pyramids, settings)
+
+
+def _labelled(student: DetectorAdapter, batches: Batches, device: torch.device) -> Iterator[LabelledBatch]:
+    """Batches normalised and padded as the student has them."""
+    for images, targets in batches:
+        batch = student.batch([image.to(device) for image in images])
+        truth = ground_truth_instances(plain_targets(targets, device))
+        yield LabelledBatch(batch.tensors, truth, torch.tensor([target["image_id"] for target in targets]))
 
 
 def _run_backbone(network: nn.Module, images: Tensor) -> Any:

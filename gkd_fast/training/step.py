@@ -15,9 +15,9 @@ from gkd_fast.config import Config
 from gkd_fast.data.buckets import SizeBuckets
 from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
 from gkd_fast.distiller import Distiller
-from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.training.balance import Balance, gradient_norms
 from gkd_fast.training.compile import compile_parts, compiles
+from gkd_fast.training.distilling import distilled_terms
 from gkd_fast.training.distributed import data_parallel, is_sharded, prepare_student
 from gkd_fast.training.optim import build_optimizer
 from gkd_fast.training.precision import Precision, RunningStatistics
@@ -82,7 +82,7 @@ class TrainStep:
                 adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
             )
 
-    def __call__(self, batch: Batch, kappa: float = 1.0) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
         """Update the weights once; a step with a number that is not finite leaves them as they are.
 
         Args:
@@ -129,15 +129,7 @@ class TrainStep:
         """The distillation terms, in float32; none without a teacher."""
         if self.distiller is None:
             return {}
-        self.distiller.attenuation = kappa
-        return self.distiller(
-            images.tensors,
-            [target["boxes"] for target in own.targets],
-            [target["labels"] - 1 for target in own.targets],
-            image_ids=[target["image_id"] for target in own.targets],
-            flipped=[bool(target.get("flipped", False)) for target in own.targets],
-            own=own,
-        )
+        return distilled_terms(self.distiller, own, images.tensors, kappa)
 
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the sum of the terms."""
@@ -165,11 +157,9 @@ class TrainStep:
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that goes on needs beside `modules` and `optimizer`."""
-        bank = self.distiller.bank if self.distiller else None
         return {
             "scaler": self.precision.scaler.state_dict(),
-            "bank": vars(bank.to(torch.device("cpu"))) if bank else None,
-            "rings": self.distiller.rings.gathered_state() if self.distiller and self.distiller.rings else None,
+            "distiller": self.distiller.gathered_extra_state() if self.distiller else None,
             "balance": self.balance.state_dict() if self.balance else None,
             "steps": self.steps,
         }
@@ -180,10 +170,8 @@ class TrainStep:
         self.steps = state["steps"]
         if self.balance:
             self.balance.load_state_dict(state["balance"])
-        if self.distiller and state["bank"]:
-            self.distiller.bank = PrototypeBank(**state["bank"]).to(self.device)
-        if self.distiller and self.distiller.rings:
-            self.distiller.rings.load_state_dict(state["rings"], self.device)
+        if self.distiller:
+            self.distiller.set_extra_state(state["distiller"])
 
 
 def _channels_last(parameters: Iterable[nn.Parameter]) -> None:

@@ -26,13 +26,11 @@ class LabelledBatch:
         images: [N,3,H,W], on the device.
         instances: the ground truth.
         image_ids: int64 [N]; None: unknown.
-        flipped: bool [N], whether the images are mirrored; None: none is.
     """
 
     images: Tensor
     instances: Instances
     image_ids: Tensor | None = None
-    flipped: Tensor | None = None
 
 
 Pyramids = Callable[[Tensor], tuple[list[Tensor], list[Tensor]]]
@@ -93,7 +91,7 @@ def collect_candidates(
     """Embed every ground-truth box in both spaces: one pass over the images for all classes and levels.
 
     Args:
-        batches: images that are not augmented.
+        batches: images that are not augmented, nor mirrored.
         pyramids: of both networks, which `embedding_modes` has prepared.
         settings: negative.
         strides: of the student's levels; None: from the sizes of images and maps.
@@ -102,7 +100,7 @@ def collect_candidates(
     Raises:
         ValueError: for no batch.
     """
-    parts: list[list[Tensor]] = [[], [], [], [], [], []]
+    parts: list[list[Tensor]] = [[], [], [], [], []]
     own_strides: tuple[float, ...] = ()
     seen = 0
     for batch in batches:
@@ -113,21 +111,22 @@ def collect_candidates(
         # A number of no other process's image.
         numbers = (torch.arange(count) + seen) * parallel.world_size() + parallel.rank()
         ids = numbers if batch.image_ids is None else batch.image_ids.cpu()
-        flipped = torch.zeros(count, dtype=torch.bool) if batch.flipped is None else batch.flipped.cpu()
         image_index = batch.instances.image_index.cpu()
         pooled = [
             pool([level.float() for level in levels], batch.instances, own, settings.negative).cpu()
             for levels, own in zip(maps, found, strict=True)
         ]
         labels, boxes = batch.instances.labels.cpu(), batch.instances.boxes.cpu()
-        for part, row in zip(parts, [*pooled, labels, ids[image_index], boxes, flipped[image_index]], strict=True):
+        for part, row in zip(parts, [*pooled, labels, ids[image_index], boxes], strict=True):
             part.append(row)
         seen += count
         progress(count)
     if not seen:
         raise ValueError("candidates: expected at least one batch of images, got none")
     embeddings = [torch.cat(part, dim=1) for part in parts[:2]]
-    return Candidates(*embeddings, *(torch.cat(part) for part in parts[2:]), strides=own_strides)
+    labels, image_ids, boxes = (torch.cat(part) for part in parts[2:])
+    flipped = torch.zeros_like(labels, dtype=torch.bool)
+    return Candidates(*embeddings, labels, image_ids, boxes, flipped, own_strides)
 
 
 @contextmanager

@@ -100,11 +100,10 @@ class ClassRings:
 
     def gathered_state(self) -> dict[str, Any]:
         """The state of all processes' rings as one, on the main process; to be called by all."""
-        if parallel.world_size() == 1:
-            return self.state_dict()
-        parts = parallel.gather({**self.state_dict()})
-        if not parts:
-            return self.state_dict()
+        own = self.state_dict()
+        parts = parallel.gather(own)
+        if len(parts) < 2:
+            return own
         counts = torch.stack([part["counts"] for part in parts]).sum(0)
         return {**parts[0], "rows": merged_rows([part["rows"] for part in parts]), "counts": counts}
 

@@ -28,6 +28,8 @@ def predict_images(
     *,
     score: float = 0.5,
     drawn: bool = True,
+    short_side: int | None = None,
+    long_side: int | None = None,
     device: torch.device,
     told: Callable[[str], None] = print,
 ) -> dict[str, list[dict[str, Any]]]:
@@ -39,6 +41,7 @@ def predict_images(
         output: the folder, made here.
         score: least score of a detection, from 0 to 1.
         drawn: whether images are drawn.
+        short_side, long_side: to which images are resized, in pixels; None: as the checkpoint says.
         device: to run on.
         told: takes a line about each image.
 
@@ -54,6 +57,10 @@ def predict_images(
         check_image(path)
     trained = load_detector(checkpoint)
     data = from_dict(trained.config).data
+    short_side, long_side = short_side or data.short_side, long_side or data.long_side
+    if long_side < short_side:
+        raise InputError(f"--long-side: expected at least the short side {short_side}, got {long_side}")
+    rule = trained.spec.conventions.resize
     model = adapt(trained.build().eval().to(device)).opened()
     colours = class_colours(len(trained.classes))
     records: dict[str, list[dict[str, Any]]] = {
@@ -66,7 +73,7 @@ def predict_images(
     names = drawn_names(images)
     for number, path in enumerate(images, start=1):
         image = read_image(path)
-        found = detect_image(model, image, short_side=data.short_side, long_side=data.long_side, score=score)
+        found = detect_image(model, image, short_side=short_side, long_side=long_side, score=score, rule=rule)
         height, width = image.shape[-2:]
         records["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
         records["annotations"] += coco_records(found, number, trained.classes, first=len(records["annotations"]) + 1)

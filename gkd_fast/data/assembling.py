@@ -16,6 +16,8 @@ from gkd_fast.errors import InputError
 # A box that leaves its image by less is not worth a word: the rounding of the annotation.
 _ROUNDING = 0.01
 
+CLIPPED = "boxes clipped to their image"
+
 
 def assemble(
     listing: Listing,
@@ -191,7 +193,7 @@ def _fitted(
     keep = (clipped[:, :2].astype(np.float32) < clipped[:, 2:].astype(np.float32)).all(1)
     moved = keep & consider & (np.abs(clipped - boxes) > _ROUNDING).any(1)
     empty = consider & finite & ordered & ~keep & (touching | ~has_area)
-    for kind, found in (("boxes clipped to their image", moved), ("boxes of no area dropped", empty)):
+    for kind, found in ((CLIPPED, moved), ("boxes of no area dropped", empty)):
         if found.any():
             findings.note(kind, entry.place(int(np.argmax(found))), int(found.sum()))
     tiny = keep & consider & ((clipped[:, 2:] - clipped[:, :2]) < 1).any(1)

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gkd_fast.data.annotated import AnnotatedImages
+from gkd_fast.data.assembling import CLIPPED
 
 _SHOWN = 12
+_MANY = 0.2
 
 
 def describe(role: str, dataset: AnnotatedImages) -> list[str]:
@@ -26,7 +28,13 @@ def describe(role: str, dataset: AnnotatedImages) -> list[str]:
     lines = [head, f"  {len(empty):,} of {len(records):,} images have no box{first}"]
     if ignored:
         lines.append(f"  crowds and difficult objects, not trained on: {ignored:,}")
-    return lines + [f"  {line}" for line in dataset.findings.lines()]
+    lines += [f"  {line}" for line in dataset.findings.lines()]
+    clipped = dataset.findings.notes.get(CLIPPED)
+    if clipped and clipped.number > _MANY * sum(counts.values()):
+        lines.append(
+            "  look at them: so many boxes outside their images are often corners read as sizes, or another size"
+        )
+    return lines
 
 
 def class_counts(dataset: AnnotatedImages) -> dict[str, int]:

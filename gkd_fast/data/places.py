@@ -14,8 +14,11 @@ from gkd_fast.data.images import is_image
 
 def walk(root: Path) -> Iterator[Path]:
     """All files below a folder, sorted folder by folder; hidden files and folders are not looked at."""
+    seen = {root.resolve()}
     for folder, inner, names in os.walk(root, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        places = {name: Path(folder, name).resolve() for name in sorted(inner) if not name.startswith(".")}
+        inner[:] = [name for name, place in places.items() if place not in seen]
+        seen |= set(places.values())
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(folder, name)
@@ -54,7 +57,8 @@ class ImagePlaces:
         return self._elsewhere(self._by_file_name.get(tried[-1].name, ()), name, source)
 
     def by_stem(self, stem: str, named: str, source: Path) -> Path | None:
-        """The image that shares its stem with an annotation; of several, the one of the file name that this gives."""
+        """The image that shares its stem with an annotation; of several, or where there is none, the one that this
+        names. None is a fault, noted here."""
         for folder in self.folders:
             found = self._stems(folder).get(stem, ())
             if found:
@@ -62,6 +66,11 @@ class ImagePlaces:
                 if len(found) > 1:
                     self.findings.note("annotations with several images of their name, of which one is taken", chosen)
                 return chosen
+        if named:
+            other = Path(named.replace("\\", "/")).name
+            path = next((folder / other for folder in self.folders if (folder / other).is_file()), None)
+            if path is not None:
+                return path
         return self._elsewhere(self._by_stem.get(stem, ()), stem, source)
 
     def _elsewhere(self, found: Sequence[Path], name: str, source: Path) -> Path | None:

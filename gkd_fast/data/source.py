@@ -44,8 +44,11 @@ def recognise(root: Path, data: str = "auto") -> Layout:
         "yolo": "YOLO (data.yaml, or images/ and labels/)",
         "voc": "PASCAL VOC (Annotations/*.xml, or .xml beside the images)",
     }
-    looked = known.values() if data == "auto" else (known[data],)
-    raise InputError(f"{root}: expected a folder in the layout of {', '.join(looked)}; found none of them")
+    if data == "auto":
+        raise InputError(f"{root}: expected a folder in the layout of {', '.join(known.values())}; found none of them")
+    others = [layout.what for find in FORMATS.values() if (layout := find(root))]
+    hint = f"; it looks like {' and '.join(others)}" if others else ""
+    raise InputError(f"{root}: --data {data}: expected the layout of {known[data]}; found none{hint}")
 
 
 @dataclass(frozen=True)

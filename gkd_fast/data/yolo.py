@@ -56,11 +56,16 @@ def _described(file: Path, content: Mapping[str, Any]) -> Layout:
     for role in _ROLES:
         if content.get(role):
             given = content[role] if isinstance(content[role], list) else [content[role]]
-            places = [_resolved(file, content.get("path"), str(place)) for place in given]
-            splits[role] = partial(_read, places, names, str(file))
+            splits[role] = partial(_read_described, file, content.get("path"), given, names)
     if not splits:
         raise InputError(f"{file}: expected train and val, got neither")
     return Layout("yolo", f"YOLO ({file.name})", file.parent, splits)
+
+
+def _read_described(
+    file: Path, base: str | None, given: Sequence[str], names: tuple[str, ...], findings: Findings
+) -> Listing:
+    return _read([_resolved(file, base, str(place)) for place in given], names, str(file), findings)
 
 
 def _names(file: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -92,7 +97,8 @@ def _resolved(file: Path, base: str | None, place: str) -> Path:
         below = below[3:]
     candidates = [Path(base, place)] if base else []
     candidates += [file.parent / (base or "") / place, file.parent / place, file.parent / below]
-    candidates += [file.parent / Path(below).name, file.parent / Path(*Path(below).parts[-2:])]
+    ends = [Path(*Path(below).parts[-length:]) for length in (3, 2, 1)]
+    candidates += [file.parent / end for end in ends if end.name != "images" or len(end.parts) > 1]
     for path in candidates:
         if path.exists():
             return path

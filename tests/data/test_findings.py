@@ -179,6 +179,12 @@ class TestVoc:
         with pytest.raises(InputError, match="object 1: expected a bndbox, got robndbox"):
             open_dataset(root)
 
+    def test_the_image_that_the_file_names(self, tmp_path: Path):
+        root = write_voc(tmp_path, {"a": [BOX]}, size="<filename>photo 7.png</filename>")
+        write_image(root / "JPEGImages/photo 7.png")
+        (root / "JPEGImages/a.jpg").unlink()
+        assert open_dataset(root).records[0].path.name == "photo 7.png"
+
     def test_images_without_annotation_are_counted(self, tmp_path: Path):
         (tmp_path / "all").mkdir()
         for name in "ab":
@@ -266,6 +272,14 @@ class TestCoco:
 
         with pytest.raises(InputError, match=r"all boxes of the file look normalised to 0..1 \(the first of 4"):
             open_dataset(edit(change))
+
+    def test_corners_read_as_sizes_are_pointed_at(self, edit: Callable):
+        def change(content: dict) -> None:
+            for item in content["annotations"]:
+                item["bbox"] = [20, 15, 39, 29]
+
+        dataset = open_dataset(edit(change))
+        assert describe("train", dataset)[-1].startswith("  look at them: so many boxes outside")
 
     def test_everything_wrong_is_said_at_once(self, edit: Callable):
         def change(content: dict) -> None:

@@ -159,8 +159,21 @@ def test_no_layout(tmp_path: Path):
         InputError, match=r"expected a folder in the layout of COCO .* YOLO .* PASCAL VOC .* none of them"
     ):
         recognise(tmp_path)
-    with pytest.raises(InputError, match=r"layout of YOLO \(data.yaml, or images/ and labels/\); found none"):
+    with pytest.raises(InputError, match=r"layout of YOLO .data.yaml, or images/ and labels/.; found none$"):
         recognise(tmp_path, "yolo")
+
+
+def test_another_layout_than_asked_for(tmp_path: Path):
+    write_voc(tmp_path, {"a": [("cat", 0, (1, 1, 9, 9))]})
+    with pytest.raises(InputError, match=r"--data coco: expected the layout of COCO .* it looks like PASCAL VOC$"):
+        recognise(tmp_path, "coco")
+
+
+def test_links_that_lead_back(tmp_path: Path):
+    write_voc(tmp_path, {"a": [("cat", 0, (1, 1, 9, 9))]})
+    (tmp_path / "JPEGImages/loop").symlink_to(tmp_path)
+    (tmp_path / "JPEGImages/a.jpg").rename(tmp_path / "ImageSets/a.jpg")
+    assert len(open_dataset(tmp_path)) == 1
 
 
 def test_a_text_file_of_names_is_a_split(tmp_path: Path):

@@ -86,6 +86,13 @@ def test_a_list_of_images(yolo: Path):
     assert len(open_dataset(yolo)) == 1
 
 
+def test_a_split_that_is_not_there_is_not_missed(yolo: Path):
+    (yolo / "data.yaml").write_text((yolo / "data.yaml").read_text() + "test: ../test/images\n")
+    assert len(open_dataset(yolo)) == 2
+    with pytest.raises(InputError, match="test/images: expected a folder of images"):
+        open_dataset(yolo, "test")
+
+
 def test_polygons_become_boxes(tmp_path: Path):
     root = write_yolo(tmp_path, {"a": "0 0.25 0.2 0.5 0.2 0.5 0.6 0.3 0.7"})
     dataset = open_dataset(root)

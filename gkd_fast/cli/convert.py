@@ -11,10 +11,13 @@ from typing import Annotated, Literal
 import tyro
 
 from gkd_fast.cli.parsing import parse
-from gkd_fast.convert import Source, convert_file
+from gkd_fast.convert import Source, convert_file, reached
+from gkd_fast.data.settings import DataConfig
 from gkd_fast.detectors.conventions import TORCHVISION
 from gkd_fast.detectors.settings import AP
-from gkd_fast.ranges import POSITIVE
+from gkd_fast.predict import predict_images
+from gkd_fast.ranges import FRACTION, POSITIVE
+from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Turn a Faster R-CNN, a Mask R-CNN (without its masks) or a RetinaNet of mmdet (2.x, 3.x), detectron2
 or torchvision, ResNet or ResNeXt with FPN, into a checkpoint of this program, for --teacher-checkpoint. What it is is
@@ -54,6 +57,21 @@ class ConvertConfig:
     """Kind of the pre-trained backbone: pytorch (RGB, unit variance) or caffe (BGR, values of 0 to 255 less the mean,
     stride in the 1x1 convolutions); auto: as the configuration says, else pytorch for mmdet, and for detectron2 caffe
     with ResNet, and for ResNeXt BGR with unit variance."""
+    verify: Path | None = None
+    """Folder of images, in which the converted detector then finds objects: boxes that lie beside them show a wrong
+    setting. The drawn images lie beside the output, in a folder of its name."""
+    verify_score: Annotated[float, FRACTION] = 0.3
+    """Least score of a box that is drawn, from 0 to 1."""
+    verify_images: Annotated[int, POSITIVE] = 200
+    """Most images that are evaluated."""
+    data: Literal["auto", "voc", "coco", "yolo"] = "auto"
+    """Format of the annotations in --data-root; auto: found by looking there."""
+    data_root: Path | None = None
+    """Data set whose validation images the converted detector is evaluated on, to print its AP beside the stated."""
+    val_split: str = ""
+    """Split to evaluate on; empty: found by its name."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of --verify and --data-root; auto: the GPU where one is there."""
     relu_before_p7: Literal["auto", "yes", "no"] = "auto"
     """ReLU between RetinaNet's sixth and seventh level; auto: as the configuration says, else no for mmdet and yes for
     detectron2."""
@@ -84,3 +102,19 @@ def main(arguments: Sequence[str]) -> None:
     )
     own = dataclasses.asdict(spec.conventions)
     print("conventions: " + ", ".join(f"{n} {v}" for n, v in own.items() if v != getattr(TORCHVISION, n)))
+    _verify(options)
+
+
+def _verify(options: ConvertConfig) -> None:
+    """Draw what the converted detector finds, and print what it reaches."""
+    device = resolve_device(options.device)
+    if options.verify is not None:
+        folder = options.output.with_suffix("")
+        found = predict_images(options.output, [options.verify], folder, score=options.verify_score, device=device)
+        count = len(found["annotations"])
+        print(f"{folder}: {count} boxes drawn in {len(found['images'])} images; they should lie on the objects")
+    if options.data_root is not None:
+        data = DataConfig(data=options.data, data_root=options.data_root, val_split=options.val_split)
+        done = reached(options.output, data, images=options.verify_images, device=device)
+        stated = "none stated (--teacher-ap)" if done.stated is None else f"stated {done.stated:.3f}"
+        print(f"AP {done.figures['AP']:.3f}, AP50 {done.figures['AP50']:.3f} on {done.images} images, {stated}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from outcomes import LONG, PICTURES, SHORT, Found, read
+from outcomes import LONG, NAMES3, PICTURES, SHORT, Found, read
 
 from gkd_fast.config import from_dict
 from gkd_fast.convert import Converted, Source, convert_file
@@ -86,10 +86,12 @@ def converted(folder: Path) -> Converted:
     """The conversion of a case's checkpoint, with its configuration where the checkpoint holds none."""
     checkpoint = next(path for path in sorted(folder.iterdir()) if path.stem in ("checkpoint", "model_final"))
     config = folder / "config.yaml"
-    source = Source(config=config) if config.is_file() else Source()
-    if checkpoint.stem == "model_final" and not config.is_file():  # detectron2's says nothing of sizes
-        source = Source(short_side=SHORT, long_side=LONG)
-    return convert_file(checkpoint, folder / "converted.pt", source)
+    given = {"config": config} if config.is_file() else {}
+    if checkpoint.stem == "model_final":  # detectron2's say nothing of sizes and names
+        own_names = "c3" in folder.name or "vector" in folder.name
+        given |= {"short_side": SHORT, "long_side": LONG} if not given else {}
+        given |= {"classes": NAMES3} if own_names else {}
+    return convert_file(checkpoint, folder / "converted.pt", Source(**given))
 
 
 def main(folders: list[Path]) -> None:
@@ -97,7 +99,7 @@ def main(folders: list[Path]) -> None:
         try:
             done = converted(folder)
         except InputError as error:
-            print(f"{folder.name}: refused: {error}", flush=True)
+            print(f"refused {folder.name}: {error}", flush=True)
             continue
         rows = compared(read(folder / "theirs.npz"), detections(folder / "converted.pt"))
         cells = [

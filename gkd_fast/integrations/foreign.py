@@ -73,22 +73,13 @@ def shared_levels(
             "layers: expected the student's and the teacher's names, for a student without torchvision's FPN"
         )
     names = [f"backbone.fpn.layer_blocks.{number}" for number in range(len(blocks))]
-    sides = {
-        role: _sides(role, network, layers, example, own)
-        for role, network, layers, own in (
-            ("student", student, names, run),
-            ("teacher", teacher.network, list(teacher.layers), teacher.predict),
-        )
-    }
-    pairs = [
-        (name, layer)
-        for name, side in zip(names, sides["student"], strict=True)
-        for layer, other in zip(teacher.layers, sides["teacher"], strict=True)
-        if side == other
-    ]
-    if not pairs:
-        raise ValueError(f"layers: expected maps of equal strides, got sizes {sides}")
-    return [name for name, _ in pairs], [layer for _, layer in pairs]
+    own = [_sides("student", student, [name], example, run)[0] for name in names]
+    theirs = {layer: _sides("teacher", teacher.network, [layer], example, teacher.predict) for layer in teacher.layers}
+    kept = [layer for layer, sides in theirs.items() if set(sides) <= set(own)]
+    found = {side for layer in kept for side in theirs[layer]}
+    if not kept:
+        raise ValueError(f"layers: expected maps of equal strides, got sizes {own} and {list(theirs.values())}")
+    return [name for name, side in zip(names, own, strict=True) if side in found], kept
 
 
 def _sides(

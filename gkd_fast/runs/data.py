@@ -69,6 +69,8 @@ def read_images(config: Config, *, told: bool = True) -> Images:
         InputError: naming the files or the option that cannot be used.
     """
     data = config.data
+    if data.data == "objects":
+        raise InputError("data: expected the data sets that this run was given from Python (train_data=, val_data=)")
     if data.data == "scenes":
         images = Images(_scenes(config, "train"), _scenes(config, "val"))
         _say(told, [f"data: drawn scenes, {len(images.train)} to train on, {len(images.val)} to evaluate on"])
@@ -85,10 +87,18 @@ def read_images(config: Config, *, told: bool = True) -> Images:
     return Images(train, val)
 
 
+def tell(images: Images) -> None:
+    """Say what data sets from Python hold."""
+    lines = [*describe("train", images.train), *describe("val", images.val), *in_both(images.train, images.val)]
+    _say(True, ["data: given from Python", *lines])
+
+
 def read_val(config: Config, classes: tuple[str, ...]) -> AnnotatedImages | Scenes:
     """Read the validation images alone, for the classes of a finished detector."""
     if config.data.data == "scenes":
         return _scenes(config, "val", classes)
+    if config.data.data == "objects":
+        raise InputError("--data-root: expected the folder of the data set, for the detector's was given from Python")
     source = source_of(config)
     val = source.read_val(classes, levels=config.data.grey_levels)
     _say(True, [f"data: {source.what}", *describe("val", val)])

@@ -10,7 +10,7 @@ from gkd_fast import parallel
 from gkd_fast.config import Config, replace, validate
 from gkd_fast.data import AnnotatedImages, recognise
 from gkd_fast.runs.choice import Device, choose, lines
-from gkd_fast.runs.data import Images, read_images
+from gkd_fast.runs.data import Images, read_images, tell
 from gkd_fast.training.precision import resolve_device
 
 
@@ -31,8 +31,11 @@ def settle(
     Raises:
         InputError: for input that cannot be used.
     """
-    config = _precision(with_format(config), given)
+    config = replace(config, "data", data="objects") if own else with_format(config)
+    config = _precision(config, given)
     images = own or read_images(config)
+    if own:
+        tell(own)
     if isinstance(images.train, AnnotatedImages):
         if images.train.levels:
             config = replace(config, "data", grey_levels=images.train.levels)

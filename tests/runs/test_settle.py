@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tiny_folders import write_voc
 
 from gkd_fast.cli.parsing import given_options
 from gkd_fast.config import PLAIN, Config, replace
 from gkd_fast.data import AnnotatedImages, open_dataset
 from gkd_fast.runs.choice import Device, Statistics, choose, lines
 from gkd_fast.runs.settle import settle, with_format
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-from tiny_folders import write_voc
 
 CPU = Device(memory=0, cores=2, main_memory=16)
 GPU = Device(memory=80, cores=16, main_memory=128)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def assemble(
     names = _selected(listing, classes)
     label_of = np.array([names.index(name) + 1 if name in names else 0 for name in listing.names], dtype=np.int64)
     entries = listing.entries
+    _refuse_shared_images(entries, findings)
     facts = look_at_images([entry.path for entry in entries]) if facts is None else facts
     levels = _common_levels(entries, facts, levels, findings)
     records = []
@@ -54,6 +56,15 @@ def assemble(
     if not any((~record.ignored).any() for record in records):
         raise InputError(f"{listing.source}: expected at least one box to detect in {len(records)} images, found none")
     return AnnotatedImages(names, records, findings=findings, levels=levels)
+
+
+def _refuse_shared_images(entries: Sequence[Entry], findings: Findings) -> None:
+    first: dict[Path, Entry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.path, entry)
+        if other is not entry:
+            text = f"{entry.path}: expected each image once, got it for {other.source} and {entry.source}"
+            findings.fault("images that are there twice", text)
 
 
 def _selected(listing: Listing, classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"note: {remark}")
     document = page(inspection, examples=options.examples)
     with replacing(options.output) as temporary:
-        temporary.write_text(document, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        temporary.write_text(document, encoding="utf-8", errors="replace")
     print(f"{options.output}: {len(document) / 1e6:.1f} MB")
 
 

@@ -60,13 +60,18 @@ def dirtiest(dataset: AnnotatedImages) -> list[Dirty]:
     return ordered[:_MOST]
 
 
-def dirty_images(data: PreparedDataset, key: str) -> str:
-    """The dirtiest images drawn, what was met in each below it; nothing where there are none."""
+def dirty_images(data: PreparedDataset, key: str) -> list[str]:
+    """The dirtiest images drawn, what was met in each below it.
+
+    Args:
+        data: the images, resized and not flipped.
+        key: of no other pictures of the page.
+    """
     figures = []
     for own in dirtiest(data.dataset):
         what = "".join(f"<br>{escape(kind)}: {number:,}" for kind, number in own.kinds.items())
         figures.append(whole_image(data, own.index, f"{key}-{own.index}", what, wrong=own.boxes))
-    return f'<div class="images">{"".join(figures)}</div>' if figures else ""
+    return figures
 
 
 def findings_table(findings: Findings) -> str:

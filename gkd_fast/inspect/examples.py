@@ -20,7 +20,8 @@ STYLE = """
 .images figcaption{font-size:12.5px;color:var(--soft);overflow-wrap:anywhere;margin-top:4px}
 .keys{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:13px;color:var(--soft);margin-bottom:12px}
 .keys i{display:inline-block;width:11px;height:11px;margin-right:6px;border-radius:2px}
-.boxed .wrong{stroke:#ff2d2d;stroke-width:2.5;stroke-dasharray:5 3;vector-effect:non-scaling-stroke;fill:none}
+.boxed .wrong>*{fill:none;vector-effect:non-scaling-stroke;stroke:#fff;stroke-width:3}
+.boxed .wrong+.wrong>*{stroke:#000;stroke-dasharray:4 4}
 """
 
 _SIDE = 108
@@ -48,8 +49,8 @@ def class_examples(data: PreparedDataset, boxes: Boxes, sides: np.ndarray, count
     Returns:
         For every class that has boxes a row of pictures, in label order.
     """
-    order = np.lexsort((np.arange(len(sides)), sides))
-    chosen = [spread(order[boxes.label[order] == k], count) for k in range(len(boxes.classes))]
+    order = np.lexsort((sides, boxes.label))
+    chosen = [spread(own, count) for own in np.split(order, np.cumsum(boxes.per_class())[:-1])]
     pictures = _cut_out(data, boxes, np.concatenate(chosen))
     rows = {}
     for name, own in zip(boxes.classes, chosen, strict=True):
@@ -130,14 +131,11 @@ def whole_image(
 def _wrong(box: np.ndarray, size: tuple[int, int]) -> str:
     """A dashed box; a ring around one that is hardly to be seen."""
     x1, y1, x2, y2 = box.tolist()
-    shape = (
-        f'<rect class="wrong" x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0.5):.1f}" '
-        f'height="{max(y2 - y1, 0.5):.1f}"/>'
-    )
+    shape = f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0.5):.1f}" height="{max(y2 - y1, 0.5):.1f}"/>'
     if min(x2 - x1, y2 - y1) < max(size) / 40:
         radius = max(max(size) / 25, 0.6 * max(x2 - x1, y2 - y1))
-        shape += f'<circle class="wrong" cx="{(x1 + x2) / 2:.1f}" cy="{(y1 + y2) / 2:.1f}" r="{radius:.1f}"/>'
-    return shape
+        shape += f'<circle cx="{(x1 + x2) / 2:.1f}" cy="{(y1 + y2) / 2:.1f}" r="{radius:.1f}"/>'
+    return 2 * f'<g class="wrong">{shape}</g>'  # dashes of black on white are seen on any picture
 
 
 def colour_keys(classes: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gkd_fast.data import AnnotatedImages
-from gkd_fast.inspect.anchors import MATCH
+from gkd_fast.inspect.anchors import ANCHOR_SIZES, MATCH, unmatched_by_size
 from gkd_fast.inspect.inspection import Inspection
 
 _FEW = 20
@@ -16,6 +16,7 @@ _CELLS = 2
 """Cells of the finest map below which a box is hardly seen."""
 _MANY = 0.05
 """Share of the boxes above which something is worth a remark."""
+_ALIKE = 0.002
 _SHOWN = 6
 
 
@@ -69,10 +70,13 @@ def _of_sizes(inspection: Inspection) -> Iterator[str]:
         )
     without = int(inspection.unmatched.sum())
     if without > _MANY * total:
-        yield (
-            f"no anchor fits {without:,} of {total:,} training boxes ({_share(without, total)}): see the table of "
-            "--short-side and --anchor-size"
+        shares = unmatched_by_size(shapes, inspection.spec, ANCHOR_SIZES)
+        # The largest of those that hardly differ: small anchors stand for fewer of the large boxes.
+        best = max(size for size, share in shares.items() if share <= min(shares.values()) + _ALIKE)
+        helps = (
+            f": --anchor-size {best} leaves {100 * shares[best]:.1f} %" if 2 * shares[best] * total < without else ""
         )
+        yield f"no anchor fits {without:,} of {total:,} training boxes ({_share(without, total)}){helps}"
     whole = inspection.train.shapes.prod(1) > 0.95 * inspection.train.sizes.prod(1)[inspection.train.image]
     if whole.sum() > _MANY * total:
         yield f"{int(whole.sum()):,} training boxes are as large as their image: labels of images, and no boxes?"
@@ -88,7 +92,7 @@ def _of_images(inspection: Inspection) -> Iterator[str]:
         yield f"{empty:,} of {len(counts):,} training images have no box: are all annotations found?"
     if again := int(inspection.repeated.sum()):
         image = inspection.train.image[np.argmax(inspection.repeated)]
-        yield f"{again:,} training boxes are in their image twice, first {_image_name(inspection, int(image))}"
+        yield f"training boxes that stand in their image twice: {again:,}, first {_image_name(inspection, int(image))}"
     if inspection.shared:
         first = inspection.shared[0]
         names = _image_name(inspection, first.val, "val"), _image_name(inspection, first.train)

@@ -85,11 +85,12 @@ def _common_levels(entries: Sequence[Entry], facts: Sequence[ImageFacts], levels
             f"{entry.path}: expected grey values on the others' scale of 0 to {common - 1:g}, got 0 to {own.peak:g}",
             len(units),
         )
-    above = [(entry, own) for entry, own in deep if own.peak >= common and common > 1]
-    if above:
-        findings.note(f"images with grey values above {common - 1:g}, clipped", above[0][0].path, len(above))
+    for entry, own in deep:
+        if own.peak >= common and common > 1:
+            findings.note(f"images with grey values above {common - 1:g}, clipped", entry.path)
     scale = "0 to 1" if common == 1 else f"{np.log2(common):g} bit, 0 to {common - 1:g}"
-    findings.note(f"grey images of more than 8 bits, scaled from {scale}", deep[0][0].path, len(deep))
+    for entry, _ in deep:
+        findings.note(f"grey images of more than 8 bits, scaled from {scale}", entry.path)
     return common
 
 

@@ -104,10 +104,11 @@ def choose(
 def lines(choices: list[Choice]) -> list[str]:
     """What was chosen, as options, and why."""
     head = "chosen from the data and the device (every one is an option):"
-    return [head, *(f"  {_as_options(choice.values)}: {choice.reason}" for choice in choices)]
+    return [head, *(f"  {as_options(choice.values)}: {choice.reason}" for choice in choices)]
 
 
-def _as_options(values: dict[str, Any]) -> str:
+def as_options(values: dict[str, Any]) -> str:
+    """As a command line has them."""
     return " ".join(_as_option(name.replace("_", "-"), value) for name, value in values.items())
 
 

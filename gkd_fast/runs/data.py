@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from gkd_fast.errors import InputError
 
 @dataclass(frozen=True)
 class Images:
-    """What is trained on and what is evaluated on, as read."""
+    """What is trained on and what is evaluated on, as read. parted: both are parts of one split, and have the findings
+    of all of it."""
 
     train: AnnotatedImages | Scenes
     val: AnnotatedImages | Scenes
+    parted: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -29,7 +31,7 @@ class Images:
         """The same with labels in another order."""
         if classes == self.classes:
             return self
-        return Images(self.train.relabelled(classes), self.val.relabelled(classes))
+        return replace(self, train=self.train.relabelled(classes), val=self.val.relabelled(classes))
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def read_images(config: Config, *, told: bool = True) -> Images:
     _say(told, describe("train", train))
     val = source.read_val(train.classes, levels=train.levels)
     _say(told, [*describe("val", val), *in_both(train, val)])
-    return Images(train, val)
+    return Images(train, val, parted=source.val is None)
 
 
 def tell(images: Images) -> None:

@@ -47,7 +47,8 @@ class Statistics:
     """Images and boxes in figures.
 
     short: median of the images' short sides, pixels. aspect: long by short side, its 95th percentile. small: side of a
-    square as large as a box, by its image's short side, the 10th percentile over all boxes. images, boxes: numbers.
+    square as large as a box, by its image's short side, the 10th percentile over all boxes, each class with the same
+    weight, so that a class of small objects counts however rare it is. images, boxes: numbers.
     """
 
     images: int
@@ -65,8 +66,13 @@ class Statistics:
             for record in dataset.records
         ]
         relative = np.concatenate(sides)
+        labels = np.concatenate([record.labels[~record.ignored] for record in dataset.records])
+        weight = 1 / np.bincount(labels)[labels]
+        order = np.argsort(relative)
+        reached = np.cumsum(weight[order]) / weight.sum()
+        small = float(relative[order][np.searchsorted(reached, 0.1)])
         aspect = float(np.quantile(sizes.max(1) / sizes.min(1), 0.95))
-        return cls(len(sizes), len(relative), float(np.median(sizes.min(1))), aspect, float(np.quantile(relative, 0.1)))
+        return cls(len(sizes), len(relative), float(np.median(sizes.min(1))), aspect, small)
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def _size(config: Config, figures: Statistics, device: Device, given: Collection
     long = math.ceil(short * min(figures.aspect, 2.5) / 32) * 32
     reason = (
         f"images of {figures.short:.0f} pixels on their short side (median), up to {figures.aspect:.2f} times as long; "
-        f"a tenth of the boxes are smaller than {figures.small * short:.0f} pixels then"
+        f"a tenth of the boxes, classes weighed alike, are smaller than {figures.small * short:.0f} pixels then"
     )
     return Choice({"short_side": short, "long_side": max(long, short)}, reason)
 
@@ -177,7 +183,7 @@ def _size(config: Config, figures: Statistics, device: Device, given: Collection
 def _anchors(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:
     small = figures.small * config.data.short_side
     anchor = max((size for size in _ANCHORS if size <= small), default=_ANCHORS[0])
-    return Choice({"anchor_size": anchor}, f"the smallest tenth of the boxes begins at {small:.0f} pixels")
+    return Choice({"anchor_size": anchor}, f"a tenth of the boxes are smaller than {small:.0f} pixels")
 
 
 def _length(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:

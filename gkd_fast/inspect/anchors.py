@@ -16,8 +16,8 @@ MATCH = 0.5
 """Least IoU of an anchor that fits a box: RetinaNet's threshold. Faster R-CNN's proposal network asks for 0.7 and, as
 RetinaNet, takes the best anchor of a box that none fits."""
 
-# Boxes for which shares are right to some tenths of a percent.
-_MOST_COMPARED = 100_000
+MOST_COMPARED = 100_000
+"""Boxes that settings are compared with: shares are then right to some tenths of a percent."""
 
 ANCHOR_SIZES = (8, 12, 16, 24, 32, 48, 64)
 
@@ -86,17 +86,15 @@ def unmatched_by_size(shapes: np.ndarray, spec: DetectorSpec, sizes: Sequence[in
     """The share of boxes that no anchor fits, by the side of the smallest anchors.
 
     Args:
-        shapes: float64 [B,2], width and height in pixels of resized images; of many, every `compared_step`-th counts.
+        shapes: float64 [B,2], width and height in pixels of resized images; of more than MOST_COMPARED a random part
+            counts.
         spec: of the detector.
         sizes: to compare, in pixels.
     """
-    some = shapes[:: compared_step(len(shapes))]
+    some = shapes
+    if len(shapes) > MOST_COMPARED:
+        some = np.random.default_rng(0).choice(shapes, MOST_COMPARED, replace=False)
     return {size: unmatched(some, with_anchor_size(spec, size)) for size in sizes}
-
-
-def compared_step(boxes: int) -> int:
-    """Of how many boxes one is looked at where settings are compared."""
-    return max(1, -(-boxes // _MOST_COMPARED))
 
 
 def with_anchor_size(spec: DetectorSpec, size: int) -> DetectorSpec:

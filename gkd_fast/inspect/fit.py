@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from gkd_fast.inspect.anchors import ANCHOR_SIZES, MATCH, compared_step, unmatched_by_size
+from gkd_fast.inspect.anchors import ANCHOR_SIZES, MATCH, MOST_COMPARED, unmatched_by_size
 from gkd_fast.inspect.charts import Mark, density, histogram, octave_edges, powers_of_two
 from gkd_fast.inspect.inspection import Inspection, with_short_side
 from gkd_fast.inspect.remarks import anchor_line
@@ -34,7 +34,7 @@ def anchor_section(inspection: Inspection) -> str:
         {name: np.log2(own) for name, own in split_sides.items()},
         powers_of_two(edges),
         marks,
-        x_label="side of a square as large as the box, pixels; dashed: smallest anchors of each level",
+        x_label="side of a square as large as the box, pixels; dashed: the anchors of each level",
     )
     fits = inspection.matches[0] >= MATCH
     limits = (float(edges[0]), float(edges[-1]))
@@ -77,8 +77,7 @@ def _choices(inspection: Inspection) -> str:
     now = config.data.short_side, config.model.anchor_size
     short_sides = sorted({*_SHORT_SIDES, now[0]})
     anchor_sizes = sorted({*ANCHOR_SIZES, now[1]})
-    step = compared_step(len(inspection.train.label))
-    every = f"; of every {step}th box" if step > 1 else ""
+    drawn = f"; of {MOST_COMPARED:,} boxes drawn at random" if len(inspection.train.label) > MOST_COMPARED else ""
     rows = []
     for short in short_sides:
         shapes = inspection.train.resized(*with_short_side(config, short))
@@ -91,6 +90,6 @@ def _choices(inspection: Inspection) -> str:
     head = "".join(f"<th>{size}</th>" for size in anchor_sizes)
     return (
         "<h3>Training boxes that no anchor fits, in % <small>down: --short-side, across: --anchor-size; framed: as "
-        f'set{every}</small></h3><div class="wide"><table class="scores">'
+        f'set{drawn}</small></h3><div class="wide"><table class="scores">'
         f"<tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
     )

@@ -8,7 +8,14 @@ import torch
 from torchvision.ops import box_iou
 
 from gkd_fast.detectors import DetectorSpec, build_detector
-from gkd_fast.inspect.anchors import MATCH, best_anchors, levels_of, unmatched, with_anchor_size
+from gkd_fast.inspect.anchors import (
+    MATCH,
+    best_anchors,
+    levels_of,
+    unmatched,
+    unmatched_by_size,
+    with_anchor_size,
+)
 
 SPECS = [
     DetectorSpec(detector=detector, backbone="mobilenet_v2", width=0.1, channels=16, head=16, anchor_size=size)
@@ -54,3 +61,11 @@ def test_boxes_of_half_the_smallest_anchor_are_not_matched() -> None:
     assert unmatched(np.full((4, 2), 16.0), spec) == 1.0
     assert unmatched(np.full((4, 2), 16.0), with_anchor_size(spec, 16)) == 0.0
     assert unmatched(np.zeros((0, 2)), spec) == 0.0
+
+
+def test_settings_are_compared_on_a_part_of_very_many_boxes() -> None:
+    shapes = np.tile([[16.0, 16.0], [4.0, 4.0]], (60_000, 1))
+    assert unmatched_by_size(shapes[:2], SPECS[0], (16, 64)) == {16: 0.5, 64: 1.0}
+    share = unmatched_by_size(shapes, SPECS[0], (16,))[16]
+    assert share == pytest.approx(0.5, abs=0.003)
+    assert unmatched_by_size(shapes, SPECS[0], (16,))[16] == share

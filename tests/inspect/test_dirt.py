@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tiny_folders import write_voc
+from tiny_folders import write_image, write_voc
 
 from gkd_fast.data import PreparedDataset, open_dataset
 from gkd_fast.data.findings import Findings
@@ -71,3 +71,15 @@ def test_names_of_files_are_text_and_no_html() -> None:
     table = findings_table(findings)
     assert "<summary>a&lt;b&gt;.jpg</summary>" in table
     assert "c&amp;d.jpg" in table
+
+
+def test_every_image_without_a_label_file_is_a_case(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "train").mkdir(parents=True)
+    for number in range(4):
+        write_image(tmp_path / "images" / "train" / f"{number}.jpg", seed=number)
+    (tmp_path / "labels" / "train" / "0.txt").write_text("0 0.5 0.5 0.4 0.4\n0 0.1 0.1 0.3 0.1 0.3 0.5\n")
+    dataset = open_dataset(tmp_path, "train", "yolo")
+    names = {dataset.records[own.index].path.stem: set(own.kinds) for own in dirtiest(dataset)}
+    missing = {"images without a label file, taken as without objects"}
+    assert names == {"0": {"boxes taken as the bounds of a polygon"}, "1": missing, "2": missing, "3": missing}

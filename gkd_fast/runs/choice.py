@@ -19,6 +19,8 @@ from gkd_fast.detectors.anchor_fit import ANCHOR_SIZES, unmatched_by_size
 from gkd_fast.options import changed
 from gkd_fast.recipes import LARGE_MODEL
 
+# Eight cells of the finest map, as in the published detectors, are the most: an anchor sees about so far.
+_ANCHORS = tuple(size for size in ANCHOR_SIZES if size <= 32)
 # Of anchor sizes whose shares of unmatched boxes differ by less, the largest: on large maps there are fewer of it.
 _ALIKE = 0.005
 
@@ -190,9 +192,9 @@ def _size(config: Config, figures: Statistics, device: Device, given: Collection
 def _anchors(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:
     """The anchors that fit the boxes best, the mean over the classes."""
     spec = specs(config.model)[1]
-    shares = dict.fromkeys(ANCHOR_SIZES, 0.0)
+    shares = dict.fromkeys(_ANCHORS, 0.0)
     for own in figures.shapes:
-        found = unmatched_by_size(own * config.data.short_side, spec, ANCHOR_SIZES)
+        found = unmatched_by_size(own * config.data.short_side, spec, _ANCHORS)
         shares = {size: share + found[size] / len(figures.shapes) for size, share in shares.items()}
     best = max(size for size, share in shares.items() if share <= min(shares.values()) + _ALIKE)
     reason = f"no anchor fits {100 * shares[best]:.1f} % of the boxes, the mean over the classes"

@@ -133,6 +133,7 @@ def _own(state: dict[str, Tensor], prefix: str, origin: str) -> tuple[dict[str, 
     found = Counter(name[: root.start()] for name in kept if (root := _ROOTS.search(name)))
     shown = ", ".join(f"{name} ({count} weights)" for name, count in found.most_common() if name)
     if prefix:
+        prefix = f"{prefix.rstrip('.')}."
         own = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
         if not own:
             raise InputError(f"{origin}: --prefix {prefix}: expected one of {shown or 'none'}")

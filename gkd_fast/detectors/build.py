@@ -118,7 +118,7 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
     conventions = spec.conventions
     detector = FasterRCNN(
         backbone,
-        rpn_anchor_generator=_anchors(spec, (1.0,)),
+        rpn_anchor_generator=anchors_of(spec),
         box_head=TwoMLPHead(spec.channels * 7 * 7, spec.head),
         box_predictor=FastRCNNPredictor(spec.head, outputs),
         rpn_pre_nms_top_n_train=2 * spec.proposals,
@@ -149,7 +149,7 @@ def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaN
     detector = (OrderedRetinaNet if ordered else RetinaNet)(
         backbone,
         outputs,
-        anchor_generator=_anchors(spec, (1.0, 2 ** (1 / 3), 2 ** (2 / 3))),
+        anchor_generator=anchors_of(spec),
         score_thresh=conventions.least_score,
         nms_thresh=conventions.detection_overlap,
         detections_per_img=spec.detections,
@@ -162,7 +162,9 @@ def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaN
     return detector
 
 
-def _anchors(spec: DetectorSpec, scales: tuple[float, ...]) -> Anchors:
+def anchors_of(spec: DetectorSpec) -> Anchors:
+    """The anchors that a detector has on its five levels, one of torchvision's `builder` not among them."""
+    scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)) if spec.detector == "retinanet" else (1.0,)
     doubling = tuple(tuple(spec.anchor_size * 2**level * scale for scale in scales) for level in range(5))
     sizes = spec.conventions.anchor_sizes or doubling
     return Anchors(sizes, PYRAMID_STRIDES[spec.detector][0], spec.conventions)

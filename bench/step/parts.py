@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from bench.step.loops import Loop
 from gkd_fast.detectors import StudentPass
@@ -82,9 +83,9 @@ def time_parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
 
 def _cut(own: StudentPass) -> tuple[StudentPass, list[Tensor], list[Tensor]]:
     """The pass on copies outside of the student's graph, what they were copied from, and the copies."""
-    names = [name for name in ("logits", "roi") if name in own.soft]
-    roots = [*own.features, *(own.soft[name] for name in names)]
+    shown = {name: own.soft[name] for name in ("logits", "roi") if name in own.soft}
+    roots = [*own.features, *tree_leaves(shown)]
     copies = [root.detach().requires_grad_() for root in roots]
     count = len(own.features)
-    soft = {**own.soft, **dict(zip(names, copies[count:], strict=True))}
+    soft = {**own.soft, **tree_unflatten(copies[count:], tree_structure(shown))}
     return dataclasses.replace(own, features=copies[:count], soft=soft), roots, copies

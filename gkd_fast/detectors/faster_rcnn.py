@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from gkd_fast import ops, parallel
-from gkd_fast.detectors.base import (
-    StudentPass,
-    level_anchors,
-    normalised_batch,
-)
+from gkd_fast import ops
+from gkd_fast.detectors.base import Grid, StudentPass, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.opened import Float32, with_parts
-from gkd_fast.detectors.sampling import ImageSampler
-from gkd_fast.instances import Instances, SoftPairs, image_numbers
+from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, region_losses, sample_regions
+from gkd_fast.detectors.truth import Target
+from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
@@ -46,24 +44,20 @@ class FasterRCNNAdapter:
             canonical_level=pool.canonical_level,
             aligned=getattr(pool, "aligned", False),
         )
+        self.grid = Grid(model.rpn.anchor_generator)
         self.proposal_head = Float32(model.rpn.head)
         self.box_predictor = Float32(model.roi_heads.box_predictor)
 
     def opened(self) -> FasterRCNN:
-        """The detector with our RoIAlign, samplers of one image each and float32 heads; it shares the model's weights.
+        """The detector with our RoIAlign and float32 heads; it shares the model's weights.
 
         It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
         """
         rpn, heads = self.model.rpn, self.model.roi_heads
         return with_parts(
             self.model,
-            rpn=with_parts(rpn, head=self.proposal_head, fg_bg_sampler=ImageSampler(rpn.fg_bg_sampler, 0)),
-            roi_heads=with_parts(
-                heads,
-                box_roi_pool=self._roi_align(),
-                box_predictor=self.box_predictor,
-                fg_bg_sampler=ImageSampler(heads.fg_bg_sampler, 1),
-            ),
+            rpn=with_parts(rpn, head=self.proposal_head),
+            roi_heads=with_parts(heads, box_roi_pool=self._roi_align(), box_predictor=self.box_predictor),
         )
 
     def _roi_align(self) -> nn.Module:
@@ -87,65 +81,65 @@ class FasterRCNNAdapter:
         """The levels of strides 4 to 64, float."""
         return self.model.backbone(images.tensors)
 
-    def anchors(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
-        """Anchors of each level [H_l*W_l*A,4], cell by cell."""
-        return level_anchors(self.model.rpn.anchor_generator, images, features)
+    def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """float32 anchors of each level [H_l*W_l*A,4], cell by cell, on a batch [N,3,H,W]."""
+        return self.grid(images, features)
 
     @torch.no_grad()
-    def classify(
-        self, pyramid: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
+    def classify(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The box head on given boxes, without gradient.
 
         Args:
             pyramid: levels [N,C,H_l,W_l].
-            boxes: of each image, [B_i,4].
-            sizes: heights and widths of the images before padding.
+            boxes: of each image, [N,P,4].
+            size: height and width of the padded images.
 
         Returns:
-            Class logits [B,K+1], background first, and RoI features [B,C,R,R].
+            Class logits [N*P,K+1], background first, and RoI features [N*P,C,R,R].
         """
-        roi = self._roi_align()(pyramid, boxes, sizes)
+        roi = self._pooled(pyramid, boxes, size)
         return self.box_predictor(self.model.roi_heads.box_head(roi))[0], roi
 
-    def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
+    def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
-        opened = self.opened()
-        rpn, roi_heads = opened.rpn, opened.roi_heads
-        for sampler in (rpn.fg_bg_sampler, roi_heads.fg_bg_sampler):
-            sampler.seed(targets)
+        targets = plain_targets(targets, images.tensors.device)
+        truth, rpn, heads = targets.padded, self.model.rpn, self.model.roi_heads
         pyramid = self.pyramid(images)
-        proposals, losses = rpn(images, pyramid, targets)
-        proposals, _, labels, regression_targets = roi_heads.select_training_samples(proposals, targets)
+        features = list(pyramid.values())
+        anchors = self.anchors(images.tensors, features)
+        objectness, offsets = rpn.head(features)
+        losses = proposal_losses(rpn, objectness, offsets, torch.cat(anchors), truth)
+        found, taken = propose(rpn, objectness, offsets, anchors, sizes_of(images))
+        samples = sample_regions(heads, found, taken, truth)
         # The padded size: strides are inferred from it, and padding may be wide.
-        sizes = [tuple(images.tensors.shape[-2:])] * len(proposals)
-        roi_features = roi_heads.box_roi_pool(pyramid, proposals, sizes)
-        logits, box_regression = roi_heads.box_predictor(roi_heads.box_head(roi_features))
-        loss_class, loss_box = fastrcnn_loss(logits, box_regression, labels, regression_targets)
-        anchors, rois = (parallel.share(n, logits) for n in (rpn.fg_bg_sampler.count, len(logits)))
-        losses = {name: anchors * value for name, value in losses.items()}
-        losses |= {"loss_classifier": rois * loss_class, "loss_box_reg": rois * loss_box}
+        size = tuple(images.tensors.shape[-2:])
+        pooled = self._pooled(pyramid, samples.boxes, size)
+        logits, box_regression = self.box_predictor(heads.box_head(pooled))
+        losses |= region_losses(heads, logits, box_regression, samples, truth)
+        soft = {"logits": logits, "roi": pooled, "size": size, "samples": samples}
+        return StudentPass(losses, features, _positives(samples), targets, soft)
 
-        image_index = image_numbers(proposals)
-        boxes, classes = torch.cat(proposals), torch.cat(labels)
-        positive = torch.where(classes > 0)[0]
-        instances = Instances(boxes[positive], image_index[positive], classes[positive] - 1)
-        soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": sizes}
-        soft |= {"proposals": proposals, "proposal_logits": logits, "is_object": classes > 0}
-        return StudentPass(losses, list(pyramid.values()), instances, targets, soft)
+    def _pooled(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """RoI features [N*P,C,R,R] of boxes [N,P,4]."""
+        return self._roi_align()(pyramid, list(boxes.unbind(0)), [size] * len(boxes))
 
     def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """The teacher's head on the student's positive proposals, beside the student's own logits."""
-        instances = own.instances
-        per_image = [instances.boxes[instances.image_index == i] for i in range(len(own.soft["sizes"]))]
-        logits, roi = teacher.classify(teacher_pyramid, per_image, own.soft["sizes"])
-        count = torch.arange(len(instances.labels), device=logits.device)
+        samples, size, instances = own.soft["samples"], own.soft["size"], own.instances
+        images, places = samples.labels.shape
+        boxes = samples.boxes[:, : samples.positives]
+        logits, roi = teacher.classify(teacher_pyramid, boxes, size)
+        student, student_roi = (
+            own.soft[name].unflatten(0, (images, places))[:, : samples.positives].flatten(0, 1)
+            for name in ("logits", "roi")
+        )
+        number = torch.arange(len(instances.labels), device=logits.device)
         return SoftPairs(
-            student=own.soft["logits"],
+            student=student,
             teacher=logits,
-            instance=count,
+            instance=number.where(instances.labels >= 0, -1),
             level=self._levels(own),
-            student_embedding=own.soft["roi"].float().mean((2, 3)),
+            student_embedding=student_roi.float().mean((2, 3)),
             teacher_embedding=roi.float().mean((2, 3)),
         )
 
@@ -153,5 +147,13 @@ class FasterRCNNAdapter:
         """The pyramid level [B] that RoIAlign takes for each instance."""
         pool = self.roi_align
         pooled = own.features[: len(pool.featmap_names)]
-        strides = [infer_stride(feature, own.soft["sizes"]) for feature in pooled]
+        strides = [infer_stride(feature, [own.soft["size"]]) for feature in pooled]
         return assign_level(own.instances.boxes, strides, pool.canonical_scale, pool.canonical_level)[0]
+
+
+def _positives(samples: Samples) -> Instances:
+    """The places of positive samples as instances; a place that holds none has a box of no size."""
+    boxes, labels = (values[:, : samples.positives] for values in (samples.boxes, samples.labels))
+    boxes = boxes.where(labels[:, :, None] > 0, 0.0)
+    number = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(labels)
+    return Instances(boxes.flatten(0, 1), number.reshape(-1), labels.flatten() - 1)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         counted = count(options.detectors, options.variants, MAIN_JOB)
         print("\n".join(lines(counted)))
         if options.json:
-            options.json.write_text(json.dumps([asdict(row) for row in counted], indent=1) + "\n")
+            options.json.write_text(json.dumps({"rows": [asdict(row) for row in counted]}, indent=1) + "\n")
         return 0
     rows = measure(options.detectors, options.variants, options.steps, Scale())
     text = [*describe(torch.device("cpu")), "", *table(rows)]

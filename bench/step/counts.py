@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ def count(detectors: Sequence[str], variants: Sequence[str], scale: Scale) -> li
         for variant in variants:
             print(f"{detector} {variant}: {VARIANTS[variant].title}", file=sys.stderr, flush=True)
             loop = make_loop(variant, detector, scale, data.classes, compiled=False)
-            launches = count_step(loop, detector, data, scale)
+            launches = count_step(loop, data, scale)
             rows.append(
                 Counts(
                     detector=detector,
@@ -67,7 +68,7 @@ def count(detectors: Sequence[str], variants: Sequence[str], scale: Scale) -> li
     return rows
 
 
-def count_step(loop: Loop, detector: str, data: Any, scale: Scale) -> Launches:
+def count_step(loop: Loop, data: Any, scale: Scale) -> Launches:
     """The second step of a loop."""
     loader = build_loader(data, batch_size=scale.batch, shuffle=False, seed=0, workers=0)
     batches = list(loader)
@@ -79,27 +80,24 @@ def count_step(loop: Loop, detector: str, data: Any, scale: Scale) -> Launches:
     return launches
 
 
-class _told_apart:  # noqa: N801
+@contextmanager
+def _told_apart(loop: Loop, launches: Launches) -> Iterator[None]:
     """The student's pass counts as the detector's own, but for its backbone."""
+    adapter = loop.adapter
 
-    def __init__(self, loop: Loop, launches: Launches) -> None:
-        self.adapter, self.launches = loop.adapter, launches
-
-    def __enter__(self) -> None:
-        self.saved = self.adapter.train_pass, self.adapter.pyramid
-        self.adapter.train_pass = self._within(self.launches.between_backbone_and_losses, self.saved[0])
-        self.adapter.pyramid = self._within(self.launches.outside_detector, self.saved[1])
-
-    def __exit__(self, *_: Any) -> None:
-        del self.adapter.train_pass, self.adapter.pyramid
-
-    @staticmethod
-    def _within(context: Callable[[], Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    def within(context: Callable[[], Any], function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             with context():
                 return function(*arguments)
 
         return call
+
+    adapter.train_pass = within(launches.between_backbone_and_losses, adapter.train_pass)
+    adapter.pyramid = within(launches.outside_detector, adapter.pyramid)
+    try:
+        yield
+    finally:
+        del adapter.train_pass, adapter.pyramid
 
 
 def lines(rows: Sequence[Counts]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.truth import BatchTargets, Target
 from gkd_fast.instances import Instances, image_numbers
 
@@ -49,17 +50,23 @@ def normalised_batch(model: nn.Module, images: list[Tensor], size: tuple[int, in
     if size is None:
         multiple = transform.size_divisible
         size = tuple(-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
-    batch = torch.zeros(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
+    batch = torch.empty(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
     mean, std = (_channels(tuple(values), batch.device) for values in (transform.image_mean, transform.image_std))
     for image, padded, (height, width) in zip(images, batch, sizes, strict=True):
-        padded[:, :height, :width].copy_(image).div_(255).sub_(mean).div_(std)
+        padded[:, :height, :width].copy_(image)
+    batch.div_(255).sub_(mean).div_(std)
+    for padded, (height, width) in zip(batch, sizes, strict=True):
+        if height < size[0]:
+            padded[:, height:].zero_()
+        if width < size[1]:
+            padded[:, :height, width:].zero_()
     return ImageList(batch, sizes)
 
 
 def sizes_of(images: ImageList) -> Tensor:
-    """float32 [N,2], heights and widths before padding, on the device."""
+    """float32 [N,4], width, height, width, height of each image before padding, on the device."""
     device = images.tensors.device
-    sizes = torch.tensor(images.image_sizes, dtype=torch.float32)
+    sizes = torch.tensor([(width, height) * 2 for height, width in images.image_sizes], dtype=torch.float32)
     return sizes.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sizes.to(device)
 
 
@@ -85,35 +92,28 @@ def ground_truth_instances(targets: Sequence[Target]) -> Instances:
     )
 
 
-class Grid:
-    """The anchors of a detector, computed once for every size of its batches.
+def level_anchors(
+    generator: AnchorGenerator, images: Tensor, features: Sequence[Tensor]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """float32 anchors [A,4] of every image of a batch, level by level, cell by cell, and how many each level has.
 
     Args:
         generator: the detector's own.
+        images: [N,3,H,W].
+        features: L maps [N,C,H_l,W_l].
     """
+    size, device = tuple(images.shape[-2:]), images.device
+    maps = tuple(tuple(feature.shape[-2:]) for feature in features)
+    key = ("anchors", generator, size, maps, device)
+    return remembered(key, lambda: _make_anchors(generator, size, maps, device))
 
-    def __init__(self, generator: AnchorGenerator) -> None:
-        self.generator = generator
-        self._known: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def __call__(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-        """float32 anchors of each level [H_l*W_l*A_l,4], cell by cell; the same for every image of the batch.
-
-        Args:
-            images: [N,3,H,W].
-            features: L maps [N,C,H_l,W_l].
-        """
-        sizes = [tuple(feature.shape[-2:]) for feature in features]
-        key = (tuple(images.shape[-2:]), tuple(sizes), images.device)
-        if key not in self._known:
-            self._known[key] = self._make(images, sizes)
-        return self._known[key]
-
-    @torch.no_grad()
-    def _make(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        # In float32 whatever the maps are: half types would round the corners.
-        maps = [torch.zeros((), device=images.device).expand(1, 1, *size) for size in sizes]
-        anchors = self.generator(ImageList(images[:1], [tuple(images.shape[-2:])]), maps)[0]
-        per_cell = self.generator.num_anchors_per_location()
-        counts = [height * width * number for (height, width), number in zip(sizes, per_cell, strict=True)]
-        return list(anchors.split(counts))
+def _make_anchors(
+    generator: AnchorGenerator, size: tuple[int, int], maps: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[Tensor, tuple[int, ...]]:
+    # In float32 whatever the maps are: half types would round the corners.
+    blank = torch.zeros((), device=device)
+    images = ImageList(blank.expand(1, 3, *size), [size])
+    anchors = generator(images, [blank.expand(1, 1, *cells) for cells in maps])[0]
+    per_cell = generator.num_anchors_per_location()
+    return anchors, tuple(h * w * number for (h, w), number in zip(maps, per_cell, strict=True))

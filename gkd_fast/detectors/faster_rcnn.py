@@ -10,10 +10,10 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast import ops
-from gkd_fast.detectors.base import Grid, StudentPass, normalised_batch, plain_targets, sizes_of
+from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, region_losses, sample_regions
-from gkd_fast.detectors.truth import Target
+from gkd_fast.detectors.truth import Target, row_images, row_numbers
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
@@ -44,7 +44,6 @@ class FasterRCNNAdapter:
             canonical_level=pool.canonical_level,
             aligned=getattr(pool, "aligned", False),
         )
-        self.grid = Grid(model.rpn.anchor_generator)
         self.proposal_head = Float32(model.rpn.head)
         self.box_predictor = Float32(model.roi_heads.box_predictor)
 
@@ -83,7 +82,8 @@ class FasterRCNNAdapter:
 
     def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
         """float32 anchors of each level [H_l*W_l*A,4], cell by cell, on a batch [N,3,H,W]."""
-        return self.grid(images, features)
+        anchors, counts = level_anchors(self.model.rpn.anchor_generator, images, features)
+        return list(anchors.split(counts))
 
     @torch.no_grad()
     def classify(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -106,11 +106,11 @@ class FasterRCNNAdapter:
         truth, rpn, heads = targets.padded, self.model.rpn, self.model.roi_heads
         pyramid = self.pyramid(images)
         features = list(pyramid.values())
-        anchors = self.anchors(images.tensors, features)
+        anchors, counts = level_anchors(rpn.anchor_generator, images.tensors, features)
         objectness, offsets = rpn.head(features)
-        losses = proposal_losses(rpn, objectness, offsets, torch.cat(anchors), truth)
-        found, taken = propose(rpn, objectness, offsets, anchors, sizes_of(images))
-        samples = sample_regions(heads, found, taken, truth)
+        losses = proposal_losses(rpn, objectness, offsets, anchors, truth)
+        found, missing = propose(rpn, objectness, offsets, anchors, counts, sizes_of(images))
+        samples = sample_regions(heads, found, missing, truth)
         # The padded size: strides are inferred from it, and padding may be wide.
         size = tuple(images.tensors.shape[-2:])
         pooled = self._pooled(pyramid, samples.boxes, size)
@@ -121,7 +121,10 @@ class FasterRCNNAdapter:
 
     def _pooled(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """RoI features [N*P,C,R,R] of boxes [N,P,4]."""
-        return self._roi_align()(pyramid, list(boxes.unbind(0)), [size] * len(boxes))
+        pool = self._roi_align()
+        if pool is not self.roi_align and not isinstance(pool, ops.MultiScaleRoIAlign):
+            return pool(pyramid, list(boxes.unbind(0)), [size] * len(boxes))
+        return pool.pool(pyramid, boxes.flatten(0, 1), row_images(boxes), size)
 
     def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """The teacher's head on the student's positive proposals, beside the student's own logits."""
@@ -133,7 +136,7 @@ class FasterRCNNAdapter:
             own.soft[name].unflatten(0, (images, places))[:, : samples.positives].flatten(0, 1)
             for name in ("logits", "roi")
         )
-        number = torch.arange(len(instances.labels), device=logits.device)
+        number = row_numbers(instances.labels)
         return SoftPairs(
             student=student,
             teacher=logits,
@@ -154,6 +157,5 @@ class FasterRCNNAdapter:
 def _positives(samples: Samples) -> Instances:
     """The places of positive samples as instances; a place that holds none has a box of no size."""
     boxes, labels = (values[:, : samples.positives] for values in (samples.boxes, samples.labels))
-    boxes = boxes.where(labels[:, :, None] > 0, 0.0)
-    number = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(labels)
-    return Instances(boxes.flatten(0, 1), number.reshape(-1), labels.flatten() - 1)
+    boxes = boxes.masked_fill((labels <= 0)[:, :, None], 0.0)
+    return Instances(boxes.flatten(0, 1), row_images(boxes), (labels - 1).flatten())

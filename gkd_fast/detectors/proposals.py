@@ -11,6 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gkd_fast import ops, parallel
+from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.conventions import SymmetricBoxCoder
 from gkd_fast.detectors.truth import PaddedTruth
 
@@ -22,15 +23,17 @@ class Samples:
     """Regions that a box head is trained on, S places of each image, positive ones first.
 
     Attributes:
-        boxes: float32 [N,S,4]; 0 in places that are not taken.
+        boxes: float32 [N,S,4]; any box in places that are not taken.
         matched: int64 [N,S], number of the region's box in its image, -1: background, -2: the place is not taken.
         labels: int64 [N,S], class from 1, 0: background or not taken.
+        missing: bool [N,S], places that are not taken.
         positives: most positive places of an image; they are among the first.
     """
 
     boxes: Tensor
     matched: Tensor
     labels: Tensor
+    missing: Tensor
     positives: int
 
 
@@ -39,7 +42,8 @@ def propose(
     rpn: RegionProposalNetwork,
     objectness: Sequence[Tensor],
     offsets: Sequence[Tensor],
-    anchors: Sequence[Tensor],
+    anchors: Tensor,
+    of_level: tuple[int, ...],
     sizes: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The best boxes of every image, as torchvision's `filter_proposals` finds them.
@@ -47,33 +51,40 @@ def propose(
     Args:
         rpn: for its limits and thresholds, which differ in training and evaluation.
         objectness, offsets: L maps [N,A_l,H_l,W_l], [N,A_l*4,H_l,W_l].
-        anchors: of each level [H_l*W_l*A_l,4].
-        sizes: float32 [N,2], height and width of each image before padding.
+        anchors: of all levels [A,4].
+        of_level: how many each level has.
+        sizes: float32 [N,4], width, height, width, height of each image before padding.
 
     Returns:
-        Boxes [N,M,4] by descending score, and bool [N,M], which of these places are taken.
+        Boxes [N,M,4] by descending score, and bool [N,M], which of these places are not taken.
     """
-    scores, codes, places, level_of = [], [], [], []
-    for level, (logits, own) in enumerate(zip(objectness, offsets, strict=True)):
-        rows = logits.permute(0, 2, 3, 1).flatten(1).float()
-        best = rows.topk(min(rpn.pre_nms_top_n(), rows.shape[1]), dim=1)
-        chosen = best.indices[:, :, None].expand(-1, -1, 4)
-        scores.append(best.values)
+    scores, codes, places = [], [], []
+    for logits, own in zip(objectness, offsets, strict=True):
+        rows = logits.permute(0, 2, 3, 1).flatten(1)
+        best, place = rows.topk(min(rpn.pre_nms_top_n(), rows.shape[1]), dim=1)
+        scores.append(best)
+        places.append(place)
+        chosen = place[:, :, None].expand(-1, -1, 4)
         codes.append(own.permute(0, 2, 3, 1).reshape(len(own), -1, 4).gather(1, chosen))
-        places.append(anchors[level][best.indices])
-        level_of.append(best.indices.shape[1])
-    boxes = clip(decode(rpn.box_coder, torch.cat(codes, 1).float(), torch.cat(places, 1)), sizes)
-    probability = torch.cat(scores, 1).sigmoid()
-    levels = _level_numbers(tuple(level_of), boxes.device)
-    valid = ((boxes[..., 2:] - boxes[..., :2]) >= rpn.min_size).all(-1)
+    counts, device = tuple(place.shape[1] for place in places), sizes.device
+    levels, first = remembered(("levels", counts, of_level, device), lambda: _level_numbers(counts, of_level, device))
+    own_anchors = anchors[torch.cat(places, 1) + first]
+    boxes = clip(decode(rpn.box_coder, torch.cat(codes, 1).float(), own_anchors), sizes)
+    probability = torch.cat(scores, 1).float().sigmoid()
+    invalid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) < rpn.min_size
     if rpn.score_thresh > 0:
-        valid = valid & (probability >= rpn.score_thresh)
-    kept, _ = ops.batched_nms(boxes, probability, levels.where(valid, -1), rpn.nms_thresh, most=rpn.post_nms_top_n())
-    return boxes.gather(1, kept.clamp(min=0)[:, :, None].expand(-1, -1, 4)), kept >= 0
+        invalid = invalid | (probability < rpn.score_thresh)
+    groups = levels.expand_as(invalid).masked_fill(invalid, -1)
+    kept, _ = ops.batched_nms(boxes, probability, groups, rpn.nms_thresh, most=rpn.post_nms_top_n())
+    return boxes.gather(1, kept.clamp(min=0)[:, :, None].expand(-1, -1, 4)), kept < 0
 
 
-def _level_numbers(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.cat([torch.full((count,), level, device=device) for level, count in enumerate(counts)])
+def _level_numbers(counts: Sequence[int], anchors: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """[K] levels of the places taken, and the number of each level's first anchor."""
+    levels = torch.cat([torch.full((count,), level, device=device) for level, count in enumerate(counts)])
+    starts = [sum(anchors[:level]) for level in range(len(anchors))]
+    first = torch.cat([torch.full((count,), start, device=device) for start, count in zip(starts, counts, strict=True)])
+    return levels, first
 
 
 def decode(coder: BoxCoder, codes: Tensor, boxes: Tensor) -> Tensor:
@@ -98,9 +109,9 @@ def decode(coder: BoxCoder, codes: Tensor, boxes: Tensor) -> Tensor:
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes [N,...,4] within their images of heights and widths [N,2]."""
-    limits = sizes.flip(1).repeat(1, 2).view(len(sizes), *(1 for _ in boxes.shape[1:-1]), 4)
-    return torch.minimum(boxes.clamp(min=0), limits)
+    """Boxes [N,...,4] within their images of widths and heights [N,4], each twice."""
+    zero = remembered(("zero", sizes.device), lambda: torch.zeros((), device=sizes.device))
+    return boxes.clamp(min=zero, max=sizes.view(len(sizes), *(1 for _ in boxes.shape[1:-1]), 4))
 
 
 def proposal_losses(
@@ -119,42 +130,42 @@ def proposal_losses(
         truth: of the N images.
     """
     matched = match(rpn.proposal_matcher, anchors, truth)
-    index, drawn = sample(rpn.fg_bg_sampler, matched, truth.seeds * 2)
+    index, drawn = sample(rpn.fg_bg_sampler, matched, truth.seeds[0])
     targets = ops.encode_boxes(anchors, truth.boxes, drawn, weights=rpn.box_coder.weights)
-    weight = _per_sample(index)
+    weight = _reciprocal(index >= 0, len(index))
+    shape, device = truth.labels.shape, index.device
+    labels = remembered(("labels", *shape, device), lambda: torch.zeros(shape, dtype=torch.int64, device=device))
     return {
-        "loss_objectness": ops.sigmoid_focal_loss(
-            objectness, drawn, torch.zeros_like(truth.labels), weight, classes=1, alpha=-1, gamma=0
-        ),
+        "loss_objectness": ops.sigmoid_focal_loss(objectness, drawn, labels, weight, classes=1, alpha=-1, gamma=0),
         "loss_rpn_box_reg": ops.smooth_l1_loss(offsets, drawn, targets, weight, beta=_BETA),
     }
 
 
 @torch.no_grad()
-def sample_regions(roi_heads: nn.Module, proposals: Tensor, taken: Tensor, truth: PaddedTruth) -> Samples:
+def sample_regions(roi_heads: nn.Module, proposals: Tensor, missing: Tensor, truth: PaddedTruth) -> Samples:
     """The regions that the box head is trained on: proposals and ground truth, as torchvision samples them.
 
     Args:
         roi_heads: for their matcher and sampler.
         proposals: [N,M,4].
-        taken: bool [N,M].
+        missing: bool [N,M], places without one.
         truth: of the N images.
     """
-    most = truth.labels.shape[1]
     boxes = torch.cat([proposals, truth.boxes], 1)
-    real = torch.cat([taken, torch.arange(most, device=boxes.device) < truth.counts[:, None]], 1)
-    matched = match(roi_heads.proposal_matcher, boxes, truth).where(real, -2)
+    matched = match(roi_heads.proposal_matcher, boxes, truth)
+    matched = matched.masked_fill(torch.cat([missing, truth.missing], 1), -2)
     sampler = roi_heads.fg_bg_sampler
-    index, _ = sample(sampler, matched, truth.seeds * 2 + 1)
-    place, is_taken = index.clamp(min=0), index >= 0
+    index, _ = sample(sampler, matched, truth.seeds[1])
     if boxes.shape[1] == 0:  # neither proposals nor boxes: there is no place to gather from
         boxes, matched = boxes.new_zeros(len(boxes), 1, 4), matched.new_full((len(boxes), 1), -2)
-    own = matched.gather(1, place).where(is_taken, -2)
-    regions = boxes.gather(1, place[:, :, None].expand(-1, -1, 4)).where(is_taken[:, :, None], 0.0)
-    labels = torch.zeros_like(own)
-    if most:
-        labels = truth.labels.gather(1, own.clamp(min=0)).where(own >= 0, 0)
-    return Samples(regions, own, labels, int(sampler.batch_size_per_image * sampler.positive_fraction))
+    place, missing = index.clamp(min=0), index < 0
+    own = matched.gather(1, place).masked_fill(missing, -2)
+    if truth.labels.shape[1]:
+        labels = truth.labels.gather(1, own.clamp(min=0)).masked_fill(own < 0, 0)
+    else:
+        labels = torch.zeros_like(own)
+    regions = boxes.gather(1, place[:, :, None].expand(-1, -1, 4))
+    return Samples(regions, own, labels, missing, int(sampler.batch_size_per_image * sampler.positive_fraction))
 
 
 def region_losses(
@@ -170,9 +181,9 @@ def region_losses(
         truth: of the N images.
     """
     images, places = samples.labels.shape
-    weight = _per_sample(samples.matched + 1)  # 0 and more: taken
+    weight = _reciprocal(~samples.missing, images)
     targets = ops.encode_boxes(samples.boxes, truth.boxes, samples.matched, weights=roi_heads.box_coder.weights)
-    expected = samples.labels.where(samples.matched > -2, -100).flatten()
+    expected = samples.labels.masked_fill(samples.missing, -100).flatten()
     loss_class = nn.functional.cross_entropy(logits, expected, reduction="sum", ignore_index=-100)
     own = samples.labels.view(-1, 1, 1).expand(-1, -1, 4)
     of_class = offsets.view(len(offsets), -1, 4).gather(1, own).view(images, places * 4, 1, 1)
@@ -199,7 +210,6 @@ def sample(sampler: nn.Module, matched: Tensor, seeds: Tensor) -> tuple[Tensor, 
     )
 
 
-def _per_sample(index: Tensor) -> Tensor:
-    """[N] 1 / (samples of all processes), from places [N,S] of which the negative ones are not taken."""
-    count = parallel.total((index >= 0).sum()).clamp(min=1)
-    return count.reciprocal().expand(len(index))
+def _reciprocal(taken: Tensor, images: int) -> Tensor:
+    """[N] 1 / (samples of all processes), from which of the places [N,S] are taken."""
+    return parallel.total(taken.sum()).clamp(min=1).reciprocal().expand(images)

@@ -11,10 +11,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
 from gkd_fast import ops, parallel
-from gkd_fast.detectors.base import Grid, StudentPass, normalised_batch, plain_targets
+from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets
+from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import decode, match
-from gkd_fast.detectors.truth import PaddedTruth, Target
+from gkd_fast.detectors.truth import PaddedTruth, Target, row_numbers
 from gkd_fast.instances import SoftPairs
 from gkd_fast.ops.reference.anchor_losses import anchor_rows
 from gkd_fast.overlap import giou_loss
@@ -35,7 +36,6 @@ class RetinaNetAdapter:
 
     def __init__(self, model: RetinaNet) -> None:
         self.model = model
-        self.grid = Grid(model.anchor_generator)
         self.head = Float32(model.head)
 
     def opened(self) -> RetinaNet:
@@ -60,7 +60,8 @@ class RetinaNetAdapter:
 
     def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
         """float32 anchors of each level [H_l*W_l*A,4], cell by cell, on a batch [N,3,H,W]."""
-        return self.grid(images, features)
+        anchors, counts = level_anchors(self.model.anchor_generator, images, features)
+        return list(anchors.split(counts))
 
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the ground truth as instances."""
@@ -68,7 +69,7 @@ class RetinaNetAdapter:
         truth, head = targets.padded, self.model.head
         features = list(self.pyramid(images).values())
         logits, offsets = predictions(head, features)
-        anchors = torch.cat(self.anchors(images.tensors, features))
+        anchors, _ = level_anchors(self.model.anchor_generator, images.tensors, features)
         matched = match(self.model.proposal_matcher, anchors, truth)
         weight = _per_object(matched)
         losses = {
@@ -77,7 +78,7 @@ class RetinaNetAdapter:
             ),
             "loss_bbox_regression": box_loss(head.regression_head, offsets, anchors, matched, truth, weight),
         }
-        first = torch.arange(len(matched), device=matched.device) * targets.most
+        first = row_numbers(matched) * targets.most
         soft = {"logits": logits, "matched": matched, "first": first}
         return StudentPass(losses, features, truth.instances(), targets, soft)
 
@@ -102,8 +103,12 @@ class RetinaNetAdapter:
 
     def _anchor_levels(self, features: list[Tensor]) -> Tensor:
         per_cell = self.model.anchor_generator.num_anchors_per_location()
-        counts = [f.shape[-2] * f.shape[-1] * n for f, n in zip(features, per_cell, strict=True)]
-        return torch.cat([torch.full((n,), level, device=features[0].device) for level, n in enumerate(counts)])
+        counts = tuple(f.shape[-2] * f.shape[-1] * n for f, n in zip(features, per_cell, strict=True))
+        device = features[0].device
+        return remembered(
+            ("anchor levels", counts, device),
+            lambda: torch.cat([torch.full((n,), level, device=device) for level, n in enumerate(counts)]),
+        )
 
 
 def predictions(head: nn.Module, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

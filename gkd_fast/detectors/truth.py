@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from gkd_fast.detectors.constants import remembered
 from gkd_fast.instances import Instances
 
 Target = dict[str, Any]
+_STEP = 8  # sizes that follow from the number of boxes change seldom
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,34 @@ class PaddedTruth:
     Attributes:
         boxes: float32 [N,G,4], x1 y1 x2 y2 in pixels of the padded batch; 0 where there is none.
         labels: int64 [N,G], class from 1; 0 where there is no box.
+        missing: bool [N,G], places without a box.
         counts: int64 [N], boxes of each image.
-        seeds: int64 [N], from which samples of each image are drawn.
+        seeds: int64 [2,N], from which anchors and regions of each image are drawn.
     """
 
     boxes: Tensor
     labels: Tensor
+    missing: Tensor
     counts: Tensor
     seeds: Tensor
 
     def instances(self) -> Instances:
         """All N G places as instances, with class -1 where there is no box."""
-        images, most = self.labels.shape
-        image_index = torch.arange(images, device=self.labels.device)[:, None].expand(-1, most)
-        return Instances(self.boxes.flatten(0, 1), image_index.reshape(-1), self.labels.flatten() - 1)
+        return Instances(self.boxes.flatten(0, 1), row_images(self.labels), self.labels.flatten() - 1)
+
+
+def row_images(rows: Tensor) -> Tensor:
+    """int64 [N*R], the image of each row of [N,R,...]."""
+    images, count = rows.shape[:2]
+    return remembered(
+        ("rows", images, count, rows.device),
+        lambda: torch.arange(images, device=rows.device)[:, None].expand(-1, count).reshape(-1),
+    )
+
+
+def row_numbers(rows: Tensor) -> Tensor:
+    """int64 [R], 0 to R - 1."""
+    return remembered(("numbers", len(rows), rows.device), lambda: torch.arange(len(rows), device=rows.device))
 
 
 class BatchTargets(list[Target]):
@@ -45,7 +60,7 @@ class BatchTargets(list[Target]):
         targets: boxes [B_i,4], labels [B_i] from 1; ``draw``, if all have it, seeds the samples of each image. image_id
             and flipped are kept.
         device: for the boxes and labels.
-        most: boxes of an image G; None: as many as the image with most has.
+        most: boxes of an image G; None: as many as the image with most has, rounded up to a multiple of 8.
 
     Attributes:
         padded: all images' boxes.
@@ -56,21 +71,23 @@ class BatchTargets(list[Target]):
     """
 
     def __init__(self, targets: Sequence[Target], device: torch.device, most: int | None = None) -> None:
-        boxes = [target["boxes"].as_subclass(Tensor).float().view(-1, 4) for target in targets]
-        labels = [target["labels"] for target in targets]
-        counts = [len(own) for own in labels]
-        self.most = max(counts, default=0) if most is None else most
+        counts = [len(target["labels"]) for target in targets]
+        self.most = -(-max(counts, default=0) // _STEP) * _STEP if most is None else most
         if counts and max(counts) > self.most:
             raise ValueError(f"targets: expected at most {self.most} boxes an image, got {max(counts)}")
-        number = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
-        seeds = [target["draw"] for target in targets if "draw" in target]
-        drawn = torch.tensor(seeds) if seeds and len(seeds) == len(targets) else torch.randint(2**31, (len(targets),))
+        boxes = torch.cat([target["boxes"].as_subclass(Tensor).float().view(-1, 4) for target in targets])
+        labels = torch.cat([target["labels"] for target in targets])
+        number = torch.tensor([image for image, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
+        places = [image * self.most + place for image, count in enumerate(counts) for place in range(count)]
+        shape = len(counts), self.most
+        padded_boxes, padded_labels, taken = (
+            _filled(rows, torch.tensor(places), shape)
+            for rows in (boxes, labels, torch.ones_like(labels, dtype=torch.bool))
+        )
+        truth = PaddedTruth(padded_boxes, padded_labels, ~taken, torch.tensor(counts), _seeds(targets))
         self.padded, self.flat = (
             type(part)(**{name: _sent(value, device) for name, value in vars(part).items()})
-            for part in (
-                PaddedTruth(_filled(boxes, self.most), _filled(labels, self.most), torch.tensor(counts), drawn),
-                Instances(torch.cat(boxes), number, torch.cat(labels) - 1),
-            )
+            for part in (truth, Instances(boxes, number, labels - 1))
         )
         kept = ("image_id", "flipped", "draw")
         super().__init__(
@@ -81,11 +98,17 @@ class BatchTargets(list[Target]):
         )
 
 
-def _filled(rows: Sequence[Tensor], most: int) -> Tensor:
-    """[N,most,...] with zeros behind the rows of each image."""
-    padded = pad_sequence(list(rows), batch_first=True)
-    missing = padded.new_zeros(len(padded), most - padded.shape[1], *padded.shape[2:])
-    return torch.cat([padded, missing], 1)
+def _filled(rows: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
+    """[*shape,...] with the rows in these places of it and zeros elsewhere."""
+    padded = rows.new_zeros(shape[0] * shape[1], *rows.shape[1:])
+    return padded.index_copy_(0, places.long().to(rows.device), rows).unflatten(0, shape)
+
+
+def _seeds(targets: Sequence[Target]) -> Tensor:
+    """[2,N], two for each image."""
+    drawn = [target["draw"] for target in targets if "draw" in target]
+    own = torch.tensor(drawn) if drawn and len(drawn) == len(targets) else torch.randint(2**31, (len(targets),))
+    return torch.stack([2 * own, 2 * own + 1])
 
 
 def _sent(value: Tensor, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from keyed_sampler import draw_by_keys
 
 from bench.step import __main__ as command
 from bench.step import measure
+from bench.step.counts import MAIN_JOB, count, count_step
 from bench.step.loops import Loop, Scale, make_data, make_loop
 from bench.step.parts import PARTS, time_parts
 from bench.step.scaling import worker
@@ -132,3 +134,23 @@ def test_wrong_options_end_in_one_line(arguments: list[str], capsys: pytest.Capt
         command.main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_kernels_and_waits_of_the_main_job() -> None:
+    rows = {(row.detector, row.variant): row for row in count(measure.DETECTORS, ["a", "b", "c"], MAIN_JOB)}
+    assert all(row.waits == 0 for (_, variant), row in rows.items() if variant != "a")
+    assert rows["faster_rcnn", "c"].kernels <= 1300
+    assert rows["faster_rcnn", "c"].kernels_detector <= 120
+    assert rows["faster_rcnn", "a"].waits > 100
+    assert rows["retinanet", "a"].waits > 100
+
+
+@pytest.mark.parametrize("detector", measure.DETECTORS)
+def test_the_detector_launches_as_much_for_any_number_of_images(detector: str) -> None:
+    found = []
+    for batch in (2, 4):
+        scale = dataclasses.replace(MAIN_JOB, batch=batch, side=96, images=8)
+        data = make_data(scale)
+        loop = make_loop("c", detector, scale, data.classes, compiled=False)
+        found.append(count_step(loop, data, scale).detector)
+    assert found[0] == found[1]

@@ -109,7 +109,7 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
     conventions = spec.conventions
     detector = FasterRCNN(
         backbone,
-        rpn_anchor_generator=_anchors(spec, [(1.0,)] * 5),
+        rpn_anchor_generator=anchors_of(spec),
         box_head=TwoMLPHead(spec.channels * 7 * 7, spec.head),
         box_predictor=FastRCNNPredictor(spec.head, outputs),
         rpn_pre_nms_top_n_train=2 * spec.proposals,
@@ -132,17 +132,16 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
 
 
 def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaNet:
-    octaves = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-    detector = RetinaNet(
-        backbone, outputs, anchor_generator=_anchors(spec, [octaves] * 5), detections_per_img=spec.detections
-    )
+    detector = RetinaNet(backbone, outputs, anchor_generator=anchors_of(spec), detections_per_img=spec.detections)
     coder = box_coder((1.0, 1.0, 1.0, 1.0), spec.conventions)
     detector.box_coder = detector.head.regression_head.box_coder = coder
     return detector
 
 
-def _anchors(spec: DetectorSpec, scales: list[tuple[float, ...]]) -> Anchors:
-    sizes = tuple(tuple(spec.anchor_size * 2**level * scale for scale in own) for level, own in enumerate(scales))
+def anchors_of(spec: DetectorSpec) -> Anchors:
+    """The anchors that a detector has on its five levels, one of torchvision's `builder` not among them."""
+    scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)) if spec.detector == "retinanet" else (1.0,)
+    sizes = tuple(tuple(spec.anchor_size * 2**level * scale for scale in scales) for level in range(5))
     return Anchors(sizes, PYRAMID_STRIDES[spec.detector][0], spec.conventions)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from gkd_fast import ops
 from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, region_losses, sample_regions
-from gkd_fast.detectors.truth import Target, row_images, row_numbers
+from gkd_fast.detectors.truth import PaddedTruth, Target, row_images, row_numbers
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
@@ -67,15 +68,6 @@ class FasterRCNNAdapter:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
         return normalised_batch(self.model, images, size)
 
-    def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
-        """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
-        parts = {
-            "backbone": (self.model.backbone, False),
-            "box head": (self.model.roi_heads.box_head, True),
-            "box predictor": (self.box_predictor, True),
-        }
-        return parts if teacher else {**parts, "proposal head": (self.proposal_head, False)}
-
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 4 to 64, float."""
         return self.model.backbone(images.tensors)
@@ -103,21 +95,32 @@ class FasterRCNNAdapter:
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
         targets = plain_targets(targets, images.tensors.device)
-        truth, rpn, heads = targets.padded, self.model.rpn, self.model.roi_heads
-        pyramid = self.pyramid(images)
+        own = self.tensor_pass(images.tensors, sizes_of(images), targets.padded)
+        return dataclasses.replace(own, targets=targets)
+
+    def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:
+        """The same as a function of tensors whose sizes do not depend on data.
+
+        Args:
+            images: the padded batch [N,3,H,W].
+            sizes: of the images before padding, from `sizes_of`.
+            truth: of the N images.
+        """
+        rpn, heads = self.model.rpn, self.model.roi_heads
+        pyramid = self.pyramid(ImageList(images, []))
         features = list(pyramid.values())
-        anchors, counts = level_anchors(rpn.anchor_generator, images.tensors, features)
+        anchors, counts = level_anchors(rpn.anchor_generator, images, features)
         objectness, offsets = rpn.head(features)
         losses = proposal_losses(rpn, objectness, offsets, anchors, truth)
-        found, missing = propose(rpn, objectness, offsets, anchors, counts, sizes_of(images))
+        found, missing = propose(rpn, objectness, offsets, anchors, counts, sizes)
         samples = sample_regions(heads, found, missing, truth)
         # The padded size: strides are inferred from it, and padding may be wide.
-        size = tuple(images.tensors.shape[-2:])
+        size = tuple(images.shape[-2:])
         pooled = self._pooled(pyramid, samples.boxes, size)
         logits, box_regression = self.box_predictor(heads.box_head(pooled))
         losses |= region_losses(heads, logits, box_regression, samples, truth)
         soft = {"logits": logits, "roi": pooled, "size": size, "samples": samples}
-        return StudentPass(losses, features, _positives(samples), targets, soft)
+        return StudentPass(losses, features, _positives(samples), (), soft)
 
     def _pooled(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """RoI features [N*P,C,R,R] of boxes [N,P,4]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
 from gkd_fast import ops, parallel
-from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets
+from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import decode, match
@@ -49,11 +50,6 @@ class RetinaNetAdapter:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
         return normalised_batch(self.model, images, size)
 
-    def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
-        """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
-        head = ("classification head", self.model.head.classification_head) if teacher else ("head", self.head)
-        return {"backbone": (self.model.backbone, False), head[0]: (head[1], False)}
-
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 8 to 128, float."""
         return self.model.backbone(images.tensors)
@@ -66,10 +62,15 @@ class RetinaNetAdapter:
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the ground truth as instances."""
         targets = plain_targets(targets, images.tensors.device)
-        truth, head = targets.padded, self.model.head
-        features = list(self.pyramid(images).values())
+        own = self.tensor_pass(images.tensors, sizes_of(images), targets.padded)
+        return dataclasses.replace(own, targets=targets)
+
+    def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:
+        """The same as a function of tensors whose sizes do not depend on data; see `FasterRCNNAdapter.tensor_pass`."""
+        head = self.model.head
+        features = list(self.pyramid(ImageList(images, [])).values())
         logits, offsets = predictions(head, features)
-        anchors, _ = level_anchors(self.model.anchor_generator, images.tensors, features)
+        anchors, _ = level_anchors(self.model.anchor_generator, images, features)
         matched = match(self.model.proposal_matcher, anchors, truth)
         weight = _per_object(matched)
         losses = {
@@ -78,9 +79,9 @@ class RetinaNetAdapter:
             ),
             "loss_bbox_regression": box_loss(head.regression_head, offsets, anchors, matched, truth, weight),
         }
-        first = row_numbers(matched) * targets.most
+        first = row_numbers(matched) * truth.labels.shape[1]
         soft = {"logits": logits, "matched": matched, "first": first}
-        return StudentPass(losses, features, truth.instances(), targets, soft)
+        return StudentPass(losses, features, truth.instances(), (), soft)
 
     def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """Both networks' logits on all anchors, image by image, with the box that the student's matcher assigned."""

@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from gkd_fast.inspect.anchors import ANCHOR_SIZES, MATCH, MOST_COMPARED, unmatched_by_size
+from gkd_fast.detectors.anchor_fit import ANCHOR_SIZES, MATCH, MOST_COMPARED, unmatched_by_size
 from gkd_fast.inspect.charts import Mark, density, histogram, octave_edges, powers_of_two
 from gkd_fast.inspect.inspection import Inspection, with_short_side
 from gkd_fast.inspect.remarks import anchor_line

@@ -11,7 +11,7 @@ import numpy as np
 from gkd_fast.config import Config
 from gkd_fast.data import AnnotatedImages
 from gkd_fast.detectors import DetectorSpec, specs
-from gkd_fast.inspect.anchors import MATCH, Level, best_anchors, levels_of
+from gkd_fast.detectors.anchor_fit import MATCH, Level, best_anchors, levels_of
 from gkd_fast.inspect.boxes import Boxes, ClassFacts, class_facts
 from gkd_fast.inspect.duplicates import Shared, shared_images
 from gkd_fast.runs.choice import Choice

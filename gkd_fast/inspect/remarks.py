@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gkd_fast.data import AnnotatedImages
-from gkd_fast.inspect.anchors import ANCHOR_SIZES, MATCH, unmatched_by_size
+from gkd_fast.detectors.anchor_fit import ANCHOR_SIZES, MATCH, unmatched_by_size
 from gkd_fast.inspect.inspection import Inspection
 
 _FEW = 20

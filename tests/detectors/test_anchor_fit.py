@@ -8,7 +8,7 @@ import torch
 from torchvision.ops import box_iou
 
 from gkd_fast.detectors import DetectorSpec, build_detector
-from gkd_fast.inspect.anchors import (
+from gkd_fast.detectors.anchor_fit import (
     MATCH,
     best_anchors,
     levels_of,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +33,7 @@ from gkd_fast.training.distilling import build_distiller, distilled_terms, freez
 from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
+_MOST_BOXES = 64  # of a scene, in a compiled step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,6 @@ class Loop(Protocol):
 
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Any: ...
 
-    def _compiled(self) -> AbstractContextManager[None]: ...
-
 
 def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Config:
     """Published sizes of a detector; scenes in the place of photographs."""
@@ -129,7 +127,7 @@ def make_loop(
     freeze_teacher(teacher, device)
     adapter = adapt(student)
     distiller = build_distiller(adapt(teacher), adapter, classes, config.distill)
-    return TrainStep(adapter, config, 1e-4, device, distiller)
+    return TrainStep(adapter, config, 1e-4, device, distiller, most=_MOST_BOXES)
 
 
 class TorchvisionLoop:
@@ -173,9 +171,6 @@ class TorchvisionLoop:
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> None:
         nn.utils.clip_grad_norm_(self.trainable, 10.0)
         self.optimizer.step()
-
-    def _compiled(self) -> AbstractContextManager[None]:
-        return nullcontext()
 
 
 def _as_torchvision(model: nn.Module) -> DetectorAdapter:

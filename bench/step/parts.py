@@ -57,23 +57,22 @@ def time_parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
     timed = [(loop.distiller, "_teach"), *([(teacher, "classify")] if hasattr(teacher, "classify") else [])]
     for owner, name in timed:
         setattr(owner, name, clock.timed("teacher", getattr(owner, name), "distillation"))
-    with loop._compiled():
-        with clock.part("data"):
-            batch = next(batches)
-            images, targets = loop.prepare(batch)
-        autocast = loop.precision.autocast if loop.precision else nullcontext
-        with clock.part("student"), autocast():
-            own = loop.student_pass(images, targets)
-        loop.optimizer.zero_grad(set_to_none=True)
-        with clock.part("distillation"):
-            cut, roots, copies = _cut(own)
-            with autocast():
-                distilled = loop.distil(cut, images, 1.0)
-            torch.stack(list(distilled.values())).sum().backward()
-        with clock.part("student"):
-            pairs = [(root, copy.grad) for root, copy in zip(roots, copies, strict=True) if copy.grad is not None]
-            total = torch.stack(list(own.losses.values())).sum()
-            torch.autograd.backward([total, *(root for root, _ in pairs)], [None, *(grad for _, grad in pairs)])
+    with clock.part("data"):
+        batch = next(batches)
+        images, targets = loop.prepare(batch)
+    autocast = loop.precision.autocast if loop.precision else nullcontext
+    with clock.part("student"), autocast():
+        own = loop.student_pass(images, targets)
+    loop.optimizer.zero_grad(set_to_none=True)
+    with clock.part("distillation"):
+        cut, roots, copies = _cut(own)
+        with autocast():
+            distilled = loop.distil(cut, images, 1.0)
+        torch.stack(list(distilled.values())).sum().backward()
+    with clock.part("student"):
+        pairs = [(root, copy.grad) for root, copy in zip(roots, copies, strict=True) if copy.grad is not None]
+        total = torch.stack(list(own.losses.values())).sum()
+        torch.autograd.backward([total, *(root for root, _ in pairs)], [None, *(grad for _, grad in pairs)])
     with clock.part("optimizer"):
         loop.update({**own.losses, **distilled}, [target["image_id"] for target in targets])
     for owner, name in timed:

@@ -66,8 +66,8 @@ class RunConfig:
     amp_dtype: Literal["bf16", "fp16"] = "bf16"
     """Number format of mixed precision; fp16 (with a gradient scaler) needs a GPU."""
     compile: Annotated[Literal["auto", "on", "off"], MAIN] = "auto"
-    """Compile the dense parts of both networks and the distillation loss (--compile: on, --no-compile: off);
-    auto: on a GPU; on a CPU it saves memory and no time (bench/README.md)."""
+    """Compile the whole step, images to gradients, as one graph a size bucket (--compile: on, --no-compile: off);
+    auto: on a GPU, once the rest of the training wins back the time that compiling takes (bench/README.md)."""
     bad_steps: Annotated[int, POSITIVE] = 10
     """Steps in a row with a loss or gradient that is not finite, none of which changes a weight, that end the run."""
     grad_norm_steps: Annotated[int, NOT_NEGATIVE] = 0

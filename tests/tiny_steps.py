@@ -46,7 +46,7 @@ def make_step(config: Config, *, distilled: bool = True) -> tuple[TrainStep, lis
         freeze_teacher(teacher.model, CPU)
         distiller = build_distiller(teacher, student, data.classes, config.distill)
     batches = make_batches(data)
-    step = TrainStep(student, config, 1e-3, CPU, distiller)
+    step = TrainStep(student, config, 1e-3, CPU, distiller, most=max(data.boxes_per_image(range(len(data))).values()))
     if distiller:
         distiller.refresh(passed_batches(student, batches, CPU))
     student.model.train()

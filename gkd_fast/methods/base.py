@@ -61,7 +61,7 @@ class Step:
         teacher: L maps [N,C_T,H_l,W_l] of the same sizes, without gradient.
         teacher_own: the same in the teacher's own sizes.
         strides, teacher_strides: of the L levels of `student` and `teacher_own`, in pixels.
-        truth: the ground truth, B instances.
+        truth: the ground truth, B instances; class -1 marks padding, whose `weights` are 0.
         instances: what global knowledge compares: the positive proposals of a two-stage detector, or the ground truth.
         weights: [L,B], what each ground-truth instance counts in a mask: 1, or its robust weight.
         images: [N,3,H,W], the padded batch.

@@ -100,7 +100,7 @@ def box_masks(step: Step, level: int) -> tuple[Tensor, Tensor]:
     area = (bottom - top + 1) * (right - left + 1)
     image_index = step.truth.image_index
     foreground = paint(covered, step.weights[level] / area, image_index, images)
-    outside = 1 - paint(covered, torch.ones_like(area), image_index, images)
+    outside = 1 - paint(covered, (step.truth.labels >= 0).to(area.dtype), image_index, images)
     return foreground, outside / outside.sum((1, 2), keepdim=True).clamp(min=1)
 
 

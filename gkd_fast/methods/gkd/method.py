@@ -42,8 +42,6 @@ class GKD(nn.Module):
         maps = step.student if torch.is_autocast_enabled(device) else [feature.to(exact) for feature in step.student]
         adapted = self.adapters(maps)
         soft = step.soft() if self.soft and step.soft else None
-        if soft is not None and self.stage == "one_stage" and self.settings.one_stage_soft == "published":
-            soft = soft.of_instances()
         other_sizes = {} if step.teacher is step.teacher_own else {"imitated": one_dtype(step.teacher)}
         with torch.autocast(device, enabled=False):
             terms, self.omega = self.objective(

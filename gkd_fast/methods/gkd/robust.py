@@ -46,12 +46,13 @@ def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tens
     Args:
         student, teacher: [S,C_S], [S,C_T].
         level: int64 [S].
-        labels: int64 [S], class from 0.
+        labels: int64 [S], class from 0; of a negative one the weight means nothing.
         bank: on the same device.
 
     Returns:
         [S], without gradient; 1 for a class without prototypes.
     """
+    labels = labels.clamp(min=0)
     first, last = bank.class_offsets[labels], bank.class_offsets[labels + 1]
     index = first[:, None] + torch.arange(bank.most, device=labels.device)
     inside = index < last[:, None]
@@ -114,8 +115,7 @@ def soft_label_loss(
     The losses of processes that train together add up to the mean over all of them.
 
     Args:
-        soft: logits of both networks; a two-stage detector's, and those of the published one-stage loss, all with an
-            instance.
+        soft: logits of both networks.
         omega: [L,B] robust weights of the instances.
         instances: for their classes.
         bank: for the weights of a two-stage detector, which come from the RoI features.
@@ -125,23 +125,22 @@ def soft_label_loss(
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
+    real, instance = soft.instance >= 0, soft.instance.clamp(min=0)
     if soft.student_embedding is not None and soft.teacher_embedding is not None:
-        labels = instances.labels[soft.instance]
+        labels = instances.labels[instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
-        divergence = _categorical_kl(student, teacher)
     else:
-        own_level = imitation_level(instances.boxes, len(omega), BASE_SIZE)
-        instance = soft.instance.clamp(min=0)
-        weights = omega[own_level[instance], instance].where(soft.instance >= 0, 0)
-        if soft.exclusive:
-            divergence = _categorical_kl(student, teacher)
-        elif settings.one_stage_soft == "matched":
-            divergence = _binary_kl(student, teacher)
-        else:  # the weights stay image-major while the rows become level-major
-            divergence = _categorical_kl(student, teacher)[soft.level.argsort(stable=True)]
+        weights = omega[imitation_level(instances.boxes, len(omega), BASE_SIZE)[instance], instance]
+    weights = weights.where(real, 0)
     if settings.positive_weights:
         weights = weights.clamp(min=0)
-    return (weights * settings.temperature**2 * divergence.mean(1)).sum() / count
+    matched = soft.student_embedding is None and not soft.exclusive and settings.one_stage_soft == "matched"
+    divergence = (_binary_kl if matched else _categorical_kl)(student, teacher).mean(1)
+    if soft.student_embedding is None and not soft.exclusive and not matched:
+        # As published: of the places with an instance the weights stay image-major while the rows become level-major.
+        weights = weights[(~real).to(torch.uint8).argsort(stable=True)]
+        divergence = divergence[soft.level.where(real, len(omega)).argsort(stable=True)]
+    return (weights * settings.temperature**2 * divergence).sum() / count
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -175,7 +174,8 @@ def robust_distilling(
         teacher: L teacher maps [N,C_T,...].
         instances: B instances.
         soft: logits for the soft-label loss, or None to leave it out.
-        bank: prototypes; None while there are none: every weight is then 1, and the global loss 0.
+        bank: prototypes; None while there are none: every weight is then 1, and the global loss 0. An instance of a
+            negative class is padding, whose weight is 0.
         settings: weights and variants of the terms.
         stage: ``two_stage`` (feature losses: mean over levels) or ``one_stage`` (sum).
         kappa: attenuation, 1 - epoch / epochs.
@@ -188,7 +188,7 @@ def robust_distilling(
     """
     strides = strides or (bank.strides, bank.strides)
     if bank is None:
-        omega = instances.boxes.new_ones(len(student), len(instances.boxes))
+        omega = (instances.labels >= 0).to(instances.boxes.dtype).expand(len(student), -1)
         whole = omega.new_zeros(())
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)

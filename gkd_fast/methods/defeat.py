@@ -66,7 +66,7 @@ class DeFeat(nn.Module):
 
     def _proposals(self, step: Step) -> dict[str, Tensor]:
         soft, teacher = step.detection.own.soft, step.detection.teacher
-        pyramid = step.detection.teacher_pyramid(step.teacher)
+        pyramid = step.detection.teacher_pyramid(step.teacher_own)
         logits, _ = teacher.classify(pyramid, soft["proposals"], soft["sizes"])
         positive, negative = decoupled_divergence(soft["proposal_logits"], logits, soft["is_object"])
         return {"positive": self.positive_weight * positive, "negative": self.negative_weight * negative}

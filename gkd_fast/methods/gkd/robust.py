@@ -12,6 +12,7 @@ from gkd_fast import ops, parallel
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods.gkd.bank import PrototypeBank
 from gkd_fast.methods.gkd.settings import GKDSettings
+from gkd_fast.methods.units import Units
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 from gkd_fast.pyramids import BASE_SIZE, imitation, pool
 
@@ -32,9 +33,18 @@ class Adapters(nn.Module):
         self.levels = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in channels)
         self.relu = relu
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """L maps [N,C_S,H,W] -> L maps [N,C_T,H,W]."""
-        adapted = [conv(feature) for conv, feature in zip(self.levels, features, strict=True)]
+    def forward(self, features: Sequence[Tensor], units: Units | None = None) -> list[Tensor]:
+        """L maps [N,C_S,H,W] -> L maps [N,C_T,H,W]; with units mean + deviation * convolution, in one convolution.
+
+        A convolution that starts with outputs near 1 would need hundreds of steps to grow to a teacher of large maps.
+        """
+        adapted = []
+        for level, (conv, feature) in enumerate(zip(self.levels, features, strict=True)):
+            weight, bias = conv.weight, conv.bias
+            if units is not None:
+                deviation = units.deviations[level]
+                weight, bias = weight * deviation, bias * deviation + units.means[level]
+            adapted.append(F.conv2d(feature, weight, bias))
         return [F.relu(feature) for feature in adapted] if self.relu else adapted
 
 
@@ -166,6 +176,7 @@ def robust_distilling(
     kappa: float | Tensor,
     strides: Strides | None = None,
     imitated: Sequence[Tensor] | None = None,
+    units: Units | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """All terms of the robust distilling module.
 
@@ -181,6 +192,7 @@ def robust_distilling(
         kappa: attenuation, 1 - epoch / epochs.
         strides: None: those of the bank in both networks.
         imitated: the teacher's maps in the sizes of the student's; None: they have them.
+        units: the feature losses are divided by the variance of each level; None: not, as published.
 
     Returns:
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
@@ -194,6 +206,8 @@ def robust_distilling(
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
         whole = _participating_share(instances, bank) * levels.sum()
     foreground, background = _imitation(adapted, imitated or teacher, instances, omega, strides[0], settings.overlap)
+    if units is not None:
+        foreground, background = (loss / units.deviations.square() for loss in (foreground, background))
     over_levels = torch.mean if stage == "two_stage" else torch.sum
     terms = {
         "global": kappa * settings.global_weight * whole,

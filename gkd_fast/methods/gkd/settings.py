@@ -73,5 +73,6 @@ PUBLISHED: dict[str, Any] = {
     "negative": "mirror",
     "overlap": "last",
     "one_stage_soft": "published",
+    "feature_units": "published",
 }
 """What makes the method the published code, to float32 rounding."""

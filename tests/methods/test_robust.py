@@ -97,6 +97,32 @@ def test_one_stage_sums_the_feature_losses_over_levels() -> None:
     torch.testing.assert_close(one["global"], two["global"])
 
 
+def test_a_box_is_foreground_on_every_level_by_the_weight_it_has_there() -> None:
+    student, teacher, instances = make_maps(6), make_maps(8, seed=1), make_instances()
+    adapted, bank = make_maps(8, seed=2), make_bank()
+    terms, omega = robust_distilling(
+        student, adapted, teacher, instances, None, bank, CONFIG, stage="one_stage", kappa=1
+    )
+    expected = {"foreground": 0.0, "background": 0.0}
+    for level, (own, other) in enumerate(zip(adapted, teacher, strict=True)):
+        weight = torch.zeros(2, *own.shape[2:])
+        for box, image, value in zip(instances.boxes, instances.image_index, omega[level], strict=True):
+            x1, y1, x2, y2 = (int(side / bank.strides[level]) for side in box)
+            rows, columns = slice(y1, max(y2, y1 + 1)), slice(x1, max(x2, x1 + 1))
+            weight[image, rows, columns] = weight[image, rows, columns].clamp(min=value)
+        square, outside = (own - other).square().sum(1), weight == 0
+        expected["foreground"] += float((weight * square).sum() / (2 * 8 * weight.sum()))
+        expected["background"] += float((outside * square).sum() / (2 * 8 * outside.sum()))
+    for name, value in expected.items():
+        factor = getattr(CONFIG, f"{name}_weight")
+        assert float(terms[name]) == pytest.approx(factor * value, rel=1e-4), name
+    published = dataclasses.replace(CONFIG, box_levels="own")
+    others, _ = robust_distilling(
+        student, adapted, teacher, instances, None, bank, published, stage="one_stage", kappa=1
+    )
+    assert float(others["foreground"]) != pytest.approx(float(terms["foreground"]), rel=1e-3)
+
+
 def test_gradients_reach_the_student_and_the_adapters() -> None:
     terms, omega, student, adapters = run()
     assert not omega.requires_grad

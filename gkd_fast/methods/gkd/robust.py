@@ -205,7 +205,7 @@ def robust_distilling(
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
         whole = _participating_share(instances, bank) * levels.sum()
-    foreground, background = _imitation(adapted, imitated or teacher, instances, omega, strides[0], settings.overlap)
+    foreground, background = _imitation(adapted, imitated or teacher, instances, omega, strides[0], settings)
     if units is not None:
         foreground, background = (loss / units.deviations.square() for loss in (foreground, background))
     over_levels = torch.mean if stage == "two_stage" else torch.sum
@@ -225,10 +225,10 @@ def _imitation(
     instances: Instances,
     omega: Tensor,
     strides: Sequence[float],
-    overlap: str,
+    settings: GKDSettings,
 ) -> tuple[Tensor, Tensor]:
     """L_fg and L_bg of each level [L], without their weights."""
-    sums = imitation(adapted, teacher, instances, omega, strides, overlap)
+    sums = imitation(adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels)
     channels = [feature.shape[1] for feature in teacher]
     twice = 2 * (channels[0] if len(set(channels)) == 1 else sums.foreground.new_tensor(channels))
     foreground = sums.foreground / (twice * parallel.total(sums.foreground_weight)).clamp(min=1)

@@ -46,6 +46,9 @@ class GKDSettings:
     """Coordinates below zero: clamped, or mirrored as in the published code."""
     overlap: Literal["max", "last"] = "max"
     """Overlapping boxes in the weight map: the largest weight wins, or the last box (published code)."""
+    box_levels: Literal["every", "own"] = "every"
+    """Levels on which a box is foreground, each with the robust weight that the instance has there: all, or the one of
+    its size (published code). Region proposals look for an object on other levels than its RoI features come from."""
     one_stage_soft: Literal["matched", "published"] = "matched"
     """One-stage soft labels: every anchor with its own weight and a sigmoid KL, or as published
     (image-major weights beside level-major logits, softmax KL)."""
@@ -72,6 +75,7 @@ PUBLISHED: dict[str, Any] = {
     "positive_weights": False,
     "negative": "mirror",
     "overlap": "last",
+    "box_levels": "own",
     "one_stage_soft": "published",
     "feature_units": "published",
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 from torchvision.transforms.functional import resize, to_pil_image
 
-from gkd_fast.data import Scenes, VocDetection
+from gkd_fast.data import Scenes, open_dataset
 
 Batch = tuple[Tensor, list[Tensor], list[Tensor]]
 """Images [N,3,S,S] in 0..1; boxes [B,4] x1 y1 x2 y2 in pixels and labels [B] from 0 of each."""
@@ -69,7 +69,7 @@ class Cells:
 def load(given: argparse.Namespace) -> Cells:
     """The images that the command line names, stretched to squares."""
     torch.manual_seed(0)
-    dataset = VocDetection(given.data_root, "trainval") if given.data_root else Scenes(given.images, size=(160, 160))
+    dataset = open_dataset(given.data_root, "trainval") if given.data_root else Scenes(given.images, size=(160, 160))
     samples = []
     for image, target in (dataset[index] for index in range(min(given.images, len(dataset)))):
         scale = torch.tensor([given.size / image.shape[2], given.size / image.shape[1]] * 2)

@@ -136,8 +136,11 @@ def validate(config: Config) -> None:
     check_needs(Method.parse(config.distill.method, "--method").names, offered, "--method")
     if data.long_side < data.short_side:
         raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
-    if data.data != "scenes" and data.data_root is None and not run.dry_run:
+    named = data.data in ("auto", "scenes") or data.data_root or data.train_annotations
+    if not named and not run.dry_run:
         raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
+    if data.val_fraction and (data.val_split or data.val_annotations):
+        raise InputError(f"--val-fraction: expected none beside images to evaluate on, got {data.val_fraction:g}")
     if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":
         raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")
 

@@ -52,17 +52,18 @@ def from_presets(names: str) -> Config:
     return dataclasses.replace(config, preset=names)
 
 
-def starting_point(names: str | None, data: str | None, stored: Config | None = None) -> Config:
+def starting_point(names: str | None, data: str | None, images: bool, stored: Config | None = None) -> Config:
     """The settings that single options then change.
 
     Args:
         names: of presets, which win over all else.
         data: kind of data set, which has a preset of its name.
+        images: whether the data set is named as well: nothing is preset for somebody's own images.
         stored: settings of the run that is gone on with.
     """
     if names is not None:
         return from_presets(names)
     if stored is not None:
         return stored
-    kind = data or "scenes"
-    return from_presets(kind if kind in PRESETS else "")
+    kind = "scenes" if data in (None, "auto") and not images else data
+    return from_presets(kind if kind in PRESETS and (kind == "scenes" or not images) else "")

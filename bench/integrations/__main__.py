@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from bench.integrations import rtdetr, yolo
-from gkd_fast.data import VocDetection
+from gkd_fast.data import open_dataset
 from gkd_fast.evaluation import evaluate_coco
 from gkd_fast.study.statistics import Interval, mean_interval
 
@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     name = options.role if options.role == "teacher" else f"{options.role}-{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    train, test = (VocDetection(options.data_root, split) for split in ("trainval", "test"))
+    train, test = (open_dataset(options.data_root, split) for split in ("trainval", "test"))
     start = time.perf_counter()
     detections = _PAIRS[options.pair].run(options.role, options.seed, train, test, folder, name, options.method)
     seconds = time.perf_counter() - start

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 from torchvision.transforms.functional import normalize, resize
 
-from gkd_fast.data import VocDetection
+from gkd_fast.data import AnnotatedImages
 from gkd_fast.evaluation.detections import Detection
 
 _SIDE = 128
@@ -29,7 +29,7 @@ _STAGES = (6, 13, 17)  # the last blocks of strides 8, 16, 32
 class Squares(Dataset):
     """Images stretched to a square, as RT-DETR's processor does, and half of them mirrored; boxes as fractions."""
 
-    def __init__(self, dataset: VocDetection) -> None:
+    def __init__(self, dataset: AnnotatedImages) -> None:
         self.samples = []
         for image, target in (dataset[index] for index in range(len(dataset))):
             height, width = image.shape[1:]
@@ -105,7 +105,7 @@ def build(role: str, classes: Sequence[str]) -> nn.Module:
 
 
 def run(
-    role: str, seed: int, train: VocDetection, test: VocDetection, folder: Path, name: str, method: str
+    role: str, seed: int, train: AnnotatedImages, test: AnnotatedImages, folder: Path, name: str, method: str
 ) -> list[Detection]:
     """Train one network and detect in the test images."""
     from transformers import Trainer, TrainingArguments
@@ -147,7 +147,7 @@ def run(
 
 
 @torch.no_grad()
-def detect(network: nn.Module, test: VocDetection) -> list[Detection]:
+def detect(network: nn.Module, test: AnnotatedImages) -> list[Detection]:
     """What a network finds, in pixels of the original images."""
     from transformers import RTDetrImageProcessor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gkd_fast.data import VocDetection
+from gkd_fast.data import AnnotatedImages
 from gkd_fast.evaluation.detections import Detection
 
 _SIDE = 160
@@ -33,7 +33,7 @@ _SHARED = {
 
 
 def run(
-    role: str, seed: int, train: VocDetection, test: VocDetection, folder: Path, name: str, method: str
+    role: str, seed: int, train: AnnotatedImages, test: AnnotatedImages, folder: Path, name: str, method: str
 ) -> list[Detection]:
     """Train one network and detect in the test images."""
     from ultralytics import YOLO
@@ -50,7 +50,7 @@ def run(
     return detect(folder / name / "weights/last.pt", test)
 
 
-def detect(weights: Path, test: VocDetection) -> list[Detection]:
+def detect(weights: Path, test: AnnotatedImages) -> list[Detection]:
     """What a saved network finds, in pixels of the original images."""
     from ultralytics import YOLO
 
@@ -62,7 +62,7 @@ def detect(weights: Path, test: VocDetection) -> list[Detection]:
     return detections
 
 
-def write_yolo(train: VocDetection, test: VocDetection, folder: Path) -> Path:
+def write_yolo(train: AnnotatedImages, test: AnnotatedImages, folder: Path) -> Path:
     """The data set as Ultralytics reads it: links to the images, boxes as text.
 
     Returns:

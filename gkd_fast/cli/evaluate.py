@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,18 +10,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gkd_fast.cli.first_stage import first_stage
-from gkd_fast.cli.parsing import parse
+from gkd_fast.cli.parsing import given_options, parse
 from gkd_fast.config import Config, from_dict, replace, validate
 from gkd_fast.data.settings import DataConfig
 from gkd_fast.errors import InputError
 from gkd_fast.options import MAIN
 from gkd_fast.ranges import POSITIVE
+from gkd_fast.runs.data import prepared, read_val
 from gkd_fast.runs.detector_file import load_detector
-from gkd_fast.runs.job import evaluate_detector, prepare_split
+from gkd_fast.runs.job import evaluate_detector
+from gkd_fast.runs.settle import with_format
 from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Evaluate a trained detector: COCO figures, and for VOC data the mAP of both rules. The data
 default to those that the detector was trained with."""
+
+_SPLITS = ("data", "data_root", "train_split", "val_split", "val_fraction")
+_PLACES = (*_SPLITS, "train_annotations", "train_images", "val_annotations", "val_images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +53,18 @@ def main(arguments: Sequence[str]) -> None:
     if checkpoint is None:
         raise InputError("--checkpoint: expected a detector's file, got nothing; --help shows the options")
 
-    config = replace(Config(data=options.data), "optim", batch_size=options.batch_size)
-    config = replace(config, "run", device=options.device)
+    given = given_options(arguments, DataConfig)
+    data = options.data
+    if given & {"data_root", "val_annotations"}:
+        # Other images than those of the training: what says where those lay says nothing of these.
+        forgotten = {name: getattr(DataConfig(), name) for name in _PLACES if name not in given}
+        data = dataclasses.replace(data, **forgotten)
+    config = replace(Config(data=data), "optim", batch_size=options.batch_size)
+    config = with_format(replace(config, "run", device=options.device))
     validate(config)
     device = resolve_device(options.device)
     model = checkpoint.build().to(device)
-    dataset = prepare_split(config, "val", classes=checkpoint.classes)
+    dataset = prepared(config, read_val(config, checkpoint.classes))
     result = evaluate_detector(config, dataset, model, device)
     per_class = result.pop("per_class")
     for name, value in [*result.items(), *((f"AP of {name}", value) for name, value in per_class.items())]:

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from gkd_fast.errors import InputError
+from gkd_fast.ranges import option_name
 
 # Options that may stand without a value, and what they then mean.
 _ALONE = {"resume": "on", "compile": "on"}
@@ -37,12 +38,13 @@ def first_stage(arguments: Sequence[str], *names: str) -> tuple[argparse.Namespa
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in names:
+        flags = dict.fromkeys((option_name(name), f"--{name}"))
         if name in _ALONE:
-            parser.add_argument(f"--{name}", nargs="?", const=_ALONE[name])
+            parser.add_argument(*flags, dest=name, nargs="?", const=_ALONE[name])
         else:
-            parser.add_argument(f"--{name}")
+            parser.add_argument(*flags, dest=name)
     if "compile" in names:
         parser.add_argument("--no-compile", dest="compile", action="store_const", const="off")
     found, rest = parser.parse_known_args(list(arguments))
-    given = [f"--{name}={value}" for name, value in vars(found).items() if value is not None]
+    given = [f"{option_name(name)}={value}" for name, value in vars(found).items() if value is not None]
     return found, [*rest, *given]

@@ -57,6 +57,18 @@ def parse(arguments: Sequence[str], command: str, description: str, start: T, *,
     return settings
 
 
+def given_options(arguments: Sequence[str], kind: type) -> set[str]:
+    """The names of the options of a dataclass that a command line names."""
+    named = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    named = {name.removeprefix("--").replace("_", "-") for name in named}
+    named |= {name.removeprefix("no-") for name in named}
+    return {
+        option.name
+        for option in options_of(kind)
+        if named & {own.replace("_", "-") for own in (option.name, *option.aliases)}
+    }
+
+
 def _help_asked(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", dest="shown", action="store_const", const="main")

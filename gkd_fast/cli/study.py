@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gkd_fast.cli.first_stage import first_stage
-from gkd_fast.cli.parsing import parse
+from gkd_fast.cli.parsing import given_options, parse
+from gkd_fast.config import Config
 from gkd_fast.errors import InputError
+from gkd_fast.runs.data import Images
 from gkd_fast.runs.train import FIRST
 from gkd_fast.study.sets import markdown as sets_markdown
 from gkd_fast.study.sets import run_sets
@@ -17,6 +19,7 @@ from gkd_fast.study.study import (
     INSTEAD,
     StudyConfig,
     run_study,
+    settled,
     study,
     study_folder,
     study_start,
@@ -40,17 +43,18 @@ def main(arguments: Sequence[str]) -> None:
         studies = {name: _settings([*arguments, *own, f"--output={output / name}"]) for name, own in sets.items()}
         print(sets_markdown(run_sets(studies, output)))
         return
-    settings = _settings(arguments)
-    print(markdown(run_study(settings, study_folder(settings))))
+    settings, images = _settings(arguments)
+    print(markdown(run_study(settings, study_folder(settings), images)))
 
 
-def _settings(arguments: Sequence[str]) -> StudyConfig:
+def _settings(arguments: Sequence[str]) -> tuple[StudyConfig, Images]:
     first, arguments = first_stage(arguments, *FIRST, "compile", *INSTEAD)
     for name, instead in INSTEAD.items():
         if getattr(first, name) is not None:
             raise InputError(f"--{name}: expected --{instead}, which a study has in its place")
     start = study_start(**{name: getattr(first, name) for name in FIRST})
-    return validate_study(parse(arguments, "study", _DESCRIPTION, start, without=INSTEAD))
+    settings = validate_study(parse(arguments, "study", _DESCRIPTION, start, without=INSTEAD))
+    return settled(settings, given_options(arguments, Config))
 
 
 def _sets(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

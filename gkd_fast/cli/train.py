@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gkd_fast.cli.first_stage import first_stage
-from gkd_fast.cli.parsing import parse
+from gkd_fast.cli.parsing import given_options, parse
 from gkd_fast.config import Config, validate
 from gkd_fast.runs.dry_run import describe, dry_run
 from gkd_fast.runs.summary import summary_table
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     validate(config)
     if config.run.dry_run:
         print(describe(config, dry_run(config)))
-    elif summary := run_in_folder(config):
+    elif summary := run_in_folder(config, given_options(arguments, Config)):
         print(summary_table(summary))
 
 

@@ -1,8 +1,11 @@
 """What every data set shares: the target of a sample, the ground truth in COCO format, images with boxes on disk."""
 
+from __future__ import annotations
+
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
+from gkd_fast.data.findings import Findings
 from gkd_fast.data.images import read_image
 
 Target = dict[str, Any]
@@ -77,8 +81,10 @@ class Record:
     """One image file and its boxes.
 
     size: (height, width). boxes: float32 [B,4] XYXY in pixels. labels: int64 [B]. ignored: bool [B], crowds and
-    difficult objects, which take no part in training and cost nothing in evaluation. area: float32 [B] in square
-    pixels, of the object's mask where it is known, else of its box.
+    difficult objects, which take no part in training and cost nothing in evaluation. area: float [B] in square
+    pixels, of the object's mask where it is known, else of its box. upright: the image is turned as its EXIF data say.
+    levels: range of a grey image of more than 8 bits, 0 for others (see `read_image`). content: opens the image where
+    it is not a file; `path` is then its name.
     """
 
     image_id: int
@@ -88,6 +94,9 @@ class Record:
     labels: np.ndarray
     ignored: np.ndarray
     area: np.ndarray
+    upright: bool = True
+    levels: float = 0
+    content: Callable[[], Path | BytesIO] | None = None
 
 
 class AnnotatedImages:
@@ -96,11 +105,35 @@ class AnnotatedImages:
     Args:
         classes: K names.
         records: one per image.
-        dropped: number of zero-area boxes that were left out.
+        findings: what reading the annotations and images met.
+        levels: range of the set's grey images of more than 8 bits; 0 where it has none.
     """
 
-    def __init__(self, classes: Sequence[str], records: Sequence[Record], *, dropped: int = 0) -> None:
-        self.classes, self.records, self.dropped = tuple(classes), list(records), dropped
+    def __init__(
+        self, classes: Sequence[str], records: Sequence[Record], *, findings: Findings | None = None, levels: float = 0
+    ) -> None:
+        self.classes, self.records = tuple(classes), list(records)
+        self.findings, self.levels = findings or Findings(), levels
+
+    def part(self, indices: Iterable[int]) -> AnnotatedImages:
+        """The data set of some of the samples, image ids anew from 0."""
+        records = [replace(self.records[index], image_id=number) for number, index in enumerate(indices)]
+        return AnnotatedImages(self.classes, records, findings=self.findings, levels=self.levels)
+
+    def relabelled(self, classes: Sequence[str]) -> AnnotatedImages:
+        """The same with the labels of other `classes`; boxes of classes that are not among them are left out."""
+        label_of = np.array(
+            [classes.index(name) + 1 if name in classes else 0 for name in self.classes], dtype=np.int64
+        )
+        records = []
+        for record in self.records:
+            labels = label_of[record.labels - 1]
+            keep = labels > 0
+            if not keep.all():
+                self.findings.note("boxes of other classes left out", record.path, int((~keep).sum()))
+            kept = {name: getattr(record, name)[keep] for name in ("boxes", "ignored", "area")}
+            records.append(replace(record, labels=labels[keep], **kept))
+        return AnnotatedImages(classes, records, findings=self.findings, levels=self.levels)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -109,7 +142,10 @@ class AnnotatedImages:
         """The image (uint8 [3,H,W]) and its target without ignored boxes. InputError if the file cannot be decoded."""
         record = self.records[operator.index(index)]
         keep = ~record.ignored
-        image = tv_tensors.Image(read_image(record.path))
+        pixels = read_image(
+            record.content() if record.content else record.path, upright=record.upright, levels=record.levels
+        )
+        image = tv_tensors.Image(pixels)
         target = make_target(record.boxes[keep], record.labels[keep], image_id=record.image_id, size=record.size)
         return image, target
 

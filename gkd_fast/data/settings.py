@@ -14,17 +14,33 @@ from gkd_fast.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 class DataConfig:
     """Images and annotations."""
 
-    data: Annotated[Literal["scenes", "voc", "coco"], MAIN] = "scenes"
-    """Kind of data set: embedded drawn scenes, a PASCAL VOC folder, or a COCO folder."""
+    data: Annotated[Literal["auto", "scenes", "voc", "coco", "yolo"], MAIN] = "auto"
+    """Kind of data set: embedded drawn scenes, or the format of the annotations in --data-root; auto: found by
+    looking there, scenes where no root is given."""
     data_root: Annotated[Path | None, MAIN] = None
-    """Folder of the data set (voc: holds Annotations, JPEGImages, ImageSets; coco: holds annotations)."""
-    train_split: Annotated[str, MAIN] = "train"
-    """Split to train on (voc: ImageSets/Main/SPLIT.txt, or FOLDER/SPLIT for a folder in the root, several joined by
-    "+"; coco: annotations/instances_SPLIT.json)."""
-    val_split: Annotated[str, MAIN] = "val"
-    """Split to evaluate on."""
+    """Folder of the data set, or a file that describes it (data.yaml). `gkd-fast inspect` shows what is read."""
+    train_split: Annotated[str, MAIN] = ""
+    """Split to train on; several are joined by "+"; voc: also a text file of image names. Empty: found by its name."""
+    val_split: Annotated[str, MAIN] = ""
+    """Split to evaluate on; empty: found by its name."""
+    val_fraction: Annotated[float, FRACTION, MAIN] = 0.0
+    """Part of the training images that is kept for evaluation, drawn by the seed; 0: a fifth where there is no split
+    to evaluate on."""
+    val_seed: Annotated[int | None, NOT_NEGATIVE] = None
+    """Seed of that draw; none: --seed."""
+    train_annotations: Path | None = None
+    """COCO file of any name to train on, instead of a split."""
+    train_images: Path | None = None
+    """Folder of its images; none: found near the file."""
+    val_annotations: Path | None = None
+    """COCO file of any name to evaluate on."""
+    val_images: Path | None = None
+    """Folder of its images; none: that of the training images."""
     classes: Annotated[tuple[str, ...], MAIN] = ()
-    """Class names to detect, in order; empty: all classes of the data."""
+    """Class names to detect, in order; empty: all classes of the data, in a given teacher's order."""
+    grey_levels: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Values of grey images with more than 8 bits run from 0 to below this (4096: 12 bit; 1: 0 to 1); 0: found from
+    the training images."""
     short_side: Annotated[int, POSITIVE, MAIN] = 128
     """Length to which the short side of an image is resized, in pixels."""
     long_side: Annotated[int, POSITIVE, MAIN] = 320

@@ -10,7 +10,15 @@ import hashlib
 import os
 import platform
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    fcntl = None
 
 # For instrumented builds: flags added to those of compiler and linker.
 EXTRA_FLAGS = tuple(os.environ.get("GKD_CXXFLAGS", "").split())
@@ -69,29 +77,56 @@ def compile_library(directory: Path) -> Path:
 
 
 def compile_folder(folder: str, name: str, directory: Path, **options: list[str]) -> Path:
-    """Compile the sources of one folder with ninja into `directory`, load the library and return its path."""
-    import ninja
-    from torch.utils import cpp_extension
+    """Compile the sources of one folder with ninja, load the library and return its path in `directory`.
 
+    It is built in a folder of its own and moved to its place when it is whole: whatever a build that was killed leaves
+    behind, no later one meets it. Of several processes one builds, the others wait for it.
+    """
     root = source_root()
     if root is None:
         raise FileNotFoundError(f"no C++ sources beside or inside {PACKAGE}")
     directory.mkdir(parents=True, exist_ok=True)
+    library = directory / f"{name}.so"
+    with _alone(directory / "building"):
+        if library.is_file():
+            import torch
+
+            torch.ops.load_library(library)
+            return library
+        with tempfile.TemporaryDirectory(dir=directory, prefix="build-") as private:
+            _compile(root / folder, name, private, options)
+            os.replace(Path(private, library.name), library)
+    return library
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Within, no other process is; a process that is killed there is no longer."""
+    with file.open("w") as handle:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(sources: Path, name: str, directory: str, options: dict[str, list[str]]) -> None:
+    import ninja
+    from torch.utils import cpp_extension
+
     # The ninja that pip installed is on no PATH when python is called by its own path.
     search_path = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join((ninja.BIN_DIR, search_path))
     try:
         cpp_extension.load(
             name,
-            sources=[str(path) for path in sorted((root / folder).iterdir()) if path.suffix in (".cpp", ".cu")],
+            sources=[str(path) for path in sorted(sources.iterdir()) if path.suffix in (".cpp", ".cu")],
             extra_ldflags=list(EXTRA_FLAGS),
-            build_directory=str(directory),
+            build_directory=directory,
             is_python_module=False,
             **options,
         )
     finally:
         os.environ["PATH"] = search_path
-    return directory / f"{name}.so"
 
 
 def _processor() -> str:

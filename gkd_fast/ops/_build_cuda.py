@@ -61,8 +61,10 @@ def compile_library(directory: Path, archs: str) -> Path:
     """
     from torch.utils import cpp_extension
 
+    home, version = toolkit()
+    _require_same_major(version)
     # torch guesses the toolkit once, when it is imported, and wrongly where nvcc is a link to it or a script.
-    cpp_extension.CUDA_HOME = str(toolkit())
+    cpp_extension.CUDA_HOME = str(home)
     before = os.environ.get("TORCH_CUDA_ARCH_LIST")
     os.environ["TORCH_CUDA_ARCH_LIST"] = archs
     try:
@@ -80,8 +82,8 @@ def compile_library(directory: Path, archs: str) -> Path:
             os.environ["TORCH_CUDA_ARCH_LIST"] = before
 
 
-def toolkit() -> Path:
-    """The CUDA toolkit: CUDA_HOME, or what the nvcc on the PATH belongs to by its own words.
+def toolkit() -> tuple[Path, str]:
+    """The CUDA toolkit, of CUDA_HOME or what the nvcc on the PATH belongs to by its own words, and its version.
 
     Raises:
         RuntimeError: neither is there.
@@ -90,7 +92,21 @@ def toolkit() -> Path:
     nvcc = Path(home) / "bin" / "nvcc" if home else shutil.which("nvcc")
     if nvcc is None or not Path(nvcc).is_file():
         raise RuntimeError("nvcc not found: expected a CUDA toolkit in CUDA_HOME or on the PATH")
-    command = [str(nvcc), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    said = _said(nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull)
     top = re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE)
-    return Path(top[1]).resolve() if top else Path(nvcc).resolve().parents[1]
+    version = re.search(r"release (\d+\.\d+)", _said(nvcc, "--version"))
+    return Path(top[1]).resolve() if top else Path(nvcc).resolve().parents[1], version[1] if version else ""
+
+
+def _said(nvcc: str | Path, *arguments: str) -> str:
+    done = subprocess.run([str(nvcc), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def _require_same_major(version: str) -> None:
+    """RuntimeError where the toolkit's major version is not that of torch's CUDA, with whose runtime it has to link."""
+    own = str(torch.version.cuda)
+    if version and version.split(".")[0] != own.split(".")[0]:
+        raise RuntimeError(
+            f"expected nvcc of CUDA {own.split('.')[0]}, which torch is built for ({own}), got {version}"
+        )

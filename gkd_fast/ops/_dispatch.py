@@ -137,6 +137,12 @@ def load_triton() -> str:
         return reason
     try:
         import gkd_fast.kernels.launchers  # noqa: F401
+
+        if not _interpreting():
+            import triton
+
+            # Compiles the driver's launcher: the first thing that fails where there is no C compiler.
+            triton.runtime.driver.active.get_current_target()
     except Exception as error:  # no triton for this platform, or one that does not suit this torch
         return _short_reason(error)
     return ""
@@ -153,6 +159,8 @@ def _interpreting() -> bool:
 def _unusable_device() -> str:
     if not torch.cuda.is_available():
         return "no CUDA device"
+    if torch.version.hip:
+        return f"expected an NVIDIA device, got one of AMD (ROCm {torch.version.hip})"
     found = torch.cuda.get_device_capability()
     if found < OLDEST_DEVICE:
         return f"expected a device of compute capability 8.0 or later, got {found[0]}.{found[1]}"
@@ -160,7 +168,12 @@ def _unusable_device() -> str:
 
 
 def _short_reason(error: Exception) -> str:
-    """The line of a compiler's output that tells what is wrong."""
+    """The line of a compiler's output, or the error at the root of a failed load, that tells what is wrong."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     telling = [line for line in lines if "error:" in line or "not found" in line]
-    return (telling or lines)[0][:200]
+    text = (telling or lines)[0][:200]
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    cause = (str(root).strip().splitlines() or [type(root).__name__])[0][:200]
+    return text if root is error or cause in text else f"{text}: {cause}"

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from gkd_fast.config import from_dict
-from gkd_fast.data.images import check_image, read_image
+from gkd_fast.data.image_check import look_at_images
+from gkd_fast.data.images import SUFFIXES, is_image, read_image
 from gkd_fast.detectors import adapt
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.files import write_json, writing
 from gkd_fast.predict.drawing import class_colours, draw
 from gkd_fast.runs.detector_file import load_detector
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def predict_images(
@@ -50,10 +49,15 @@ def predict_images(
         InputError: for a checkpoint or an image that cannot be read, before anything is written.
     """
     images = find_images(images)
-    for path in images:
-        check_image(path)
+    facts = look_at_images(images)
+    broken = [f"{path}: {own.fault}" for path, own in zip(images, facts, strict=True) if own.fault]
+    if broken:
+        raise InputError(broken[0] + (f" (the first of {len(broken)} of {len(images)} images)" if broken[1:] else ""))
     trained = load_detector(checkpoint)
     data = from_dict(trained.config).data
+    turned = sum(own.orientation != 1 for own in facts)
+    if turned:
+        told(f"{turned} images turned as their EXIF orientation says")
     model = adapt(trained.build().eval().to(device)).opened()
     colours = class_colours(len(trained.classes))
     records: dict[str, list[dict[str, Any]]] = {
@@ -65,7 +69,7 @@ def predict_images(
         output.mkdir(parents=True, exist_ok=True)
     names = drawn_names(images)
     for number, path in enumerate(images, start=1):
-        image = read_image(path)
+        image = read_image(path, levels=data.grey_levels)
         found = detect_image(model, image, short_side=data.short_side, long_side=data.long_side, score=score)
         height, width = image.shape[-2:]
         records["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
@@ -89,9 +93,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+            inside = sorted(file for file in path.rglob("*") if is_image(file) and file.is_file())
             if not inside:
-                raise InputError(f"{path}: expected a folder with images ({' '.join(sorted(_SUFFIXES))}), found none")
+                raise InputError(f"{path}: expected a folder with images ({' '.join(sorted(SUFFIXES))}), found none")
             found |= dict.fromkeys(inside)
         elif path.is_file():
             found[path] = None

@@ -9,8 +9,8 @@ from gkd_fast.report.charts import Points, line_chart
 from gkd_fast.report.knowledge import Trust, prototype_gallery, side_by_side
 from gkd_fast.report.pictures import Gallery
 from gkd_fast.report.runs import PHASES, Run
+from gkd_fast.runs.data import prepare, read_images
 from gkd_fast.runs.detector_file import load_detector
-from gkd_fast.runs.job import prepare_split
 
 _STYLE = """
 :root{--ink:#1c2330;--soft:#697386;--line:#e3e7ee;--paper:#f6f7fa;--card:#fff;--accent:#2a6fdb}
@@ -148,13 +148,13 @@ _NO_TERMS = {"phase", "step", "epoch", "lr", "images_per_second", "data_wait"}
 def _pictures(run: Run, key: str, images: int, prototypes: int, score: float) -> str:
     students = {phase: load_detector(run.folder / phase / "model.pt") for phase in ("student", "distilled")}
     classes = students["distilled"].classes
-    val = prepare_split(run.config, "val", classes=classes)
+    data = prepare(run.config, read_images(run.config, told=False).relabelled(classes))
     shown = {PHASES[phase]: checkpoint.build().eval() for phase, checkpoint in students.items()}
     sections = []
     bank_file = run.folder / "distilled" / "prototypes.pt"
     if bank_file.exists():
         bank = PrototypeBank.load(bank_file)
-        train = Gallery(prepare_split(run.config, "train", classes=classes).without_flip())
+        train = Gallery(data.train.without_flip())
         sections.append(
             "<h3>Prototypes</h3><p>Instances of the training images that span both feature spaces, by class and "
             f"pyramid level.</p>{prototype_gallery(bank, train, prototypes)}"
@@ -162,13 +162,13 @@ def _pictures(run: Run, key: str, images: int, prototypes: int, score: float) ->
         teacher_file = run.config.model.teacher.checkpoint or run.folder / "teacher" / "model.pt"
         if teacher_file.exists():
             teacher = load_detector(teacher_file).build()
-            trust = Trust(run, students["distilled"].build(), teacher, bank, val)
+            trust = Trust(run, students["distilled"].build(), teacher, bank, data.val)
             sections.append(
                 "<h3>Robust weights</h3><p>How much teacher and distilled student agree on validation instances: "
-                f"1 is full trust.</p>{trust.section(Gallery(val), classes, 10)}"
+                f"1 is full trust.</p>{trust.section(Gallery(data.val), classes, 10)}"
             )
     sections.append(f"<h3>Detections</h3><p>Validation images, scores of at least {score:g}.</p>")
-    sections.append(side_by_side(key, shown, val, images, score))
+    sections.append(side_by_side(key, shown, data.val, images, score))
     return "".join(sections)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from gkd_fast import parallel
 from gkd_fast.detectors import DetectorSpec, build_detector
+from gkd_fast.detectors.build import select_outputs
 from gkd_fast.errors import InputError
 from gkd_fast.files import replacing
 from gkd_fast.training.distributed import whole_state
@@ -42,6 +43,24 @@ class DetectorCheckpoint:
         detector = build_detector(self.spec, len(self.classes))
         load_weights(detector, self.model, self.origin)
         return detector
+
+    def reduced(self, classes: tuple[str, ...]) -> DetectorCheckpoint:
+        """The same detector with the outputs of some of its classes, in the order given.
+
+        Raises:
+            InputError: for a class that it does not know.
+        """
+        if classes == self.classes:
+            return self
+        if unknown := [name for name in classes if name not in self.classes]:
+            known = ", ".join(self.classes)
+            raise InputError(
+                f"{self.origin}: expected a detector of the classes {', '.join(classes)}; it has {known} and lacks "
+                f"{', '.join(unknown)} (--classes names those to detect)"
+            )
+        rows = torch.tensor([0] + [self.classes.index(name) + 1 for name in classes])
+        model = select_outputs(self.model, rows, len(self.classes) + 1)
+        return replace(self, classes=classes, model=model)
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:

@@ -126,7 +126,7 @@ def _classes(config: Config) -> tuple[str, ...]:
     data = config.data
     if data.classes:
         return data.classes
-    if data.data == "scenes":
+    if data.data in ("auto", "scenes"):
         return Scenes.classes
     if data.data == "voc":
         return tuple(f"class {number}" for number in range(_VOC_CLASSES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] 
         main: takes the command line.
         arguments: the command line; None: this process's.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console that has no letter for a class's name
     try:
         with interrupt.raised():
             main(sys.argv[1:] if arguments is None else arguments)

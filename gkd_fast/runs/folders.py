@@ -28,6 +28,11 @@ def run_folder(config: Config) -> Path:
     return config.run.output
 
 
+def is_stored(config: Config) -> bool:
+    """Whether the settings are those of a run that is gone on with."""
+    return config.run.resume != "off" and holding(_FILE, config.run.output) is not None
+
+
 def stored_config(resume: str, output: Path | None) -> Config | None:
     """The configuration of the run that ``--resume`` goes on with; None for a new run.
 

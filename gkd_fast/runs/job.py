@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import nn
 
 from gkd_fast import parallel
 from gkd_fast.config import Config, to_dict
-from gkd_fast.data import build_dataset
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorAdapter, DetectorSpec, adapt, build_detector, detector_from_weights, specs
 from gkd_fast.detectors.settings import NetworkConfig
@@ -26,9 +24,10 @@ from gkd_fast.evaluation.detect import detect
 from gkd_fast.evaluation.voc import evaluate_voc
 from gkd_fast.files import loading, write_json
 from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.runs.data import Images, prepare, read_images
 from gkd_fast.runs.detector_file import load_detector, save_detector
 from gkd_fast.runs.robustness import weights_by_condition
-from gkd_fast.runs.teacher_check import check_teacher
+from gkd_fast.runs.teacher_check import check_teacher, teacher_classes
 from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.distributed import shard_teacher
 from gkd_fast.training.precision import resolve_device
@@ -37,62 +36,22 @@ from gkd_fast.training.trainer import Phase, Trainer
 Result = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Data:
-    """The prepared data of a run."""
-
-    train: PreparedDataset
-    val: PreparedDataset
-    classes: tuple[str, ...]
-
-
-def prepare_data(config: Config) -> Data:
-    """Read and check both splits.
-
-    Raises:
-        InputError: naming the file or option that cannot be used.
-    """
-    train = prepare_split(config, "train")
-    val = prepare_split(config, "val", classes=train.classes)
-    return Data(train, val, train.classes)
-
-
-def prepare_split(config: Config, role: str, *, classes: tuple[str, ...] = ()) -> PreparedDataset:
-    """Read, check and prepare the ``train`` or ``val`` split of a configuration."""
-    data = config.data
-    training = role == "train"
-    dataset = build_dataset(
-        data.data,
-        data.data_root,
-        data.train_split if training else data.val_split,
-        classes=classes or data.classes or None,
-        scenes_count=data.scenes_train if training else data.scenes_val,
-        scenes_size=(data.short_side, data.short_side),
-    )
-    return PreparedDataset(
-        dataset,
-        short_side=data.short_side,
-        long_side=data.long_side,
-        flip=data.flip if training else 0.0,
-        seed=config.run.seed,
-        cache=data.cache,
-    )
-
-
 class Job:
     """The parts of a run: data, teacher, student alone, distilled student. What is finished is read, not run again.
 
     Args:
-        config: validated settings.
+        config: settled and validated settings.
+        images: what they describe, where it is read already.
 
     Raises:
         InputError: for input that cannot be used and networks that cannot be built, before any training.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, images: Images | None = None) -> None:
         self.config = config
         self.device = resolve_device(config.run.device)
-        self.data = prepare_data(config)
+        images = images or read_images(config, told=False)
+        self.data = prepare(config, images.relabelled(teacher_classes(config, images.classes)))
         self.specs, self.given = {}, {}
         for role, spec in zip(("teacher", "student"), specs(config.model), strict=True):
             self.given[role], self.specs[role] = _load_given(config, role, spec, self.data.classes)
@@ -161,19 +120,20 @@ class Job:
 
 
 @loading()
-def run(config: Config, folder: Path) -> Result:
+def run(config: Config, folder: Path, images: Images | None = None) -> Result:
     """Run the main job and return the content of its ``summary.json``.
 
     Args:
-        config: validated settings.
+        config: settled and validated settings.
         folder: the run's folder, made here; finished phases found in it are not run again.
+        images: what the settings describe, where it is read already.
 
     Raises:
         InputError: before any training, for input that cannot be used; later for an image that cannot be read.
         RunError: if the run cannot go on: a full disk, a dead loader process.
         Interrupted: after SIGTERM or SIGINT.
     """
-    job = Job(config)
+    job = Job(config, images)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", to_dict(config))
     if parallel.is_main():
@@ -200,11 +160,7 @@ def _load_given(
     own: NetworkConfig = getattr(config.model, role)
     path, weights = own.checkpoint, own.weights
     if path:
-        checkpoint = load_detector(path)
-        if checkpoint.classes != classes:
-            raise InputError(
-                f"{path}: expected a {role} of the classes {', '.join(classes)}; got {', '.join(checkpoint.classes)}"
-            )
+        checkpoint = load_detector(path).reduced(classes)
         if checkpoint.spec.detector != config.model.detector:
             raise InputError(f"{path}: expected a {config.model.detector}, got a {checkpoint.spec.detector}")
         return checkpoint.build(), checkpoint.spec

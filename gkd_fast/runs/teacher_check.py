@@ -67,6 +67,28 @@ def stated_ap(config: Config) -> float | None:
     return None
 
 
+def teacher_classes(config: Config, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes to detect: in the order of a given teacher that knows them all, unless an order was asked for.
+
+    Args:
+        config: of the run.
+        classes: of the data.
+    """
+    path = config.model.teacher.checkpoint
+    if config.data.classes or not path or config.data.data == "scenes":
+        return classes
+    known = load_detector(path).classes
+    if not set(classes) <= set(known):
+        return classes
+    ordered = tuple(name for name in known if name in classes)
+    if parallel.is_main() and known != classes:
+        cut = f", its outputs for {len(known) - len(classes)} further classes are left out" * (
+            len(known) > len(classes)
+        )
+        print(f"classes: in the teacher's order, {', '.join(ordered[:20])}{cut}", flush=True)
+    return ordered
+
+
 def check_teacher(
     config: Config, dataset: PreparedDataset, evaluate: Callable[[PreparedDataset], dict[str, Any]]
 ) -> None:

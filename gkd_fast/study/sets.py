@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import replacing, write_json
+from gkd_fast.runs.data import Images
 from gkd_fast.runs.job import Job
 from gkd_fast.study.methods import CONTROL
 from gkd_fast.study.statistics import mean_interval
@@ -44,15 +45,13 @@ def check_sets(studies: Mapping[str, StudyConfig]) -> None:
                 )
 
 
-def run_sets(
-    studies: Mapping[str, StudyConfig], folder: Path, run: Callable[[StudyConfig, Path], Result] = run_study
-) -> Result:
+def run_sets(studies: Mapping[str, tuple[StudyConfig, Images]], folder: Path) -> Result:
     """Run a study of each data set, one after another, and write ``sets.json`` and ``sets.md`` after each.
 
     Args:
-        studies: validated, by the name of the set; each one's output is a folder of its own.
+        studies: settled and validated, by the name of the set, and their images; each one's output is a folder of its
+            own.
         folder: of the tables.
-        run: runs one study.
 
     Returns:
         The content of ``sets.json``: ``studies`` by name of the set, and the ``table``.
@@ -61,15 +60,15 @@ def run_sets(
         InputError: for input that cannot be used, before the training on that set.
         RunError: at the end, if students failed; the others are finished.
     """
-    check_sets(studies)
-    folders = {name: study_folder(own) for name, own in studies.items()}
-    for own in studies.values():
-        Job(own.config)  # all input is looked at before the first training
+    check_sets({name: own for name, (own, _) in studies.items()})
+    folders = {name: study_folder(own) for name, (own, _) in studies.items()}
+    for own, images in studies.values():
+        Job(own.config, images)  # all input is looked at before the first training
     finished: dict[str, Result] = {}
     failures: list[str] = []
-    for name, own in studies.items():
+    for name, (own, images) in studies.items():
         try:
-            finished[name] = run(own, folders[name])
+            finished[name] = run_study(own, folders[name], images)
         except RunError as error:
             failures.append(str(error))
             finished[name] = json.loads((folders[name] / "study.json").read_text())

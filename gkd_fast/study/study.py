@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +17,10 @@ from gkd_fast.files import loading, write_json
 from gkd_fast.options import MAIN, changed, check_options
 from gkd_fast.presets import starting_point
 from gkd_fast.ranges import POSITIVE
+from gkd_fast.runs.data import Images
 from gkd_fast.runs.folders import RUNS, free_folder, holding
 from gkd_fast.runs.job import Job
+from gkd_fast.runs.settle import settle
 from gkd_fast.runs.train import FIRST, resume_choice
 from gkd_fast.study.cell import Cell, run_here, run_in_processes
 from gkd_fast.study.methods import CONTROL, parse_methods
@@ -88,9 +90,9 @@ def study(
     start = study_start(**{name: options.get(name) for name in FIRST})
     own = {"methods": methods, "seeds": seeds, "jobs": jobs}
     given = {name: value for name, value in own.items() if value is not None}
-    settings = validate_study(changed(start, options | given))
+    settings, images = settled(validate_study(changed(start, options | given)), options.keys())
     folder = study_folder(settings)
-    return {"folder": str(folder), **run_study(settings, folder)}
+    return {"folder": str(folder), **run_study(settings, folder, images)}
 
 
 def _study_of_sets(sets: Mapping[str, Mapping[str, Any]], shared: dict[str, Any]) -> Result:
@@ -103,16 +105,23 @@ def _study_of_sets(sets: Mapping[str, Mapping[str, Any]], shared: dict[str, Any]
     for name, own in sets.items():
         options = {key: value for key, value in {**shared, **own, "output": output / name}.items() if value is not None}
         start = study_start(**{first: options.get(first) for first in FIRST})
-        studies[name] = validate_study(changed(start, options))
+        studies[name] = settled(validate_study(changed(start, options)), options.keys())
     return {"folder": str(output), **run_sets(studies, output)}
 
 
 def study_start(
-    *, resume: str | bool | None, output: str | Path | None, preset: str | None, data: str | None
+    *,
+    resume: str | bool | None,
+    output: str | Path | None,
+    preset: str | None,
+    data: str | None,
+    data_root: str | Path | None,
+    train_annotations: str | Path | None,
 ) -> StudyConfig:
     """The settings that the options of a study change; None for an option that is not given."""
     stored = stored_study(resume_choice(resume), Path(output) if output else None)
-    config = starting_point(preset, data, stored.config if stored else None)
+    images = bool(data_root or train_annotations)
+    config = starting_point(preset, data, images, stored.config if stored else None)
     return dataclasses.replace(stored or StudyConfig(), config=config)
 
 
@@ -136,6 +145,22 @@ def validate_study(study: StudyConfig) -> StudyConfig:
         validate(dataclasses.replace(study.config, distill=method.applied(study.config.distill)))
     config = replace(study.config, "run", seed=study.seeds[0])
     return dataclasses.replace(study, methods=tuple(method.text for method in methods), config=config)
+
+
+def settled(study: StudyConfig, given: Collection[str]) -> tuple[StudyConfig, Images]:
+    """The study with all its settings (see `gkd_fast.runs.settle`), and its images.
+
+    Args:
+        study: validated.
+        given: names of the options that were given.
+    """
+    run = study.config.run
+    stored = run.resume != "off" and holding(_FILE, run.output) is not None
+    config, images = settle(study.config, given, new=not stored)
+    if not stored and config.data.val_seed is None:
+        # Images that the shared teacher was trained on are never evaluated on.
+        config = replace(config, "data", val_seed=study.seeds[0])
+    return dataclasses.replace(study, config=config), images
 
 
 def study_folder(study: StudyConfig) -> Path:
@@ -180,12 +205,13 @@ def stored_study(resume: str, output: Path | None) -> StudyConfig | None:
 
 
 @loading()
-def run_study(study: StudyConfig, folder: Path) -> Result:
+def run_study(study: StudyConfig, folder: Path, images: Images | None = None) -> Result:
     """Train all that is not finished, and write ``study.json``, ``study.md`` and ``ap.svg`` after every student.
 
     Args:
-        study: validated.
+        study: settled and validated.
         folder: of the study, made here.
+        images: of the study, where they are read already.
 
     Returns:
         The content of ``study.json``.
@@ -195,7 +221,7 @@ def run_study(study: StudyConfig, folder: Path) -> Result:
         RunError: at the end, if students failed; the others are finished.
         Interrupted: after SIGTERM or SIGINT.
     """
-    job = Job(study.config)
+    job = Job(study.config, images)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"methods": list(study.methods), "seeds": list(study.seeds), "config": to_dict(study.config)}
     if not (folder / _FILE).exists():

@@ -66,7 +66,7 @@ def write_report(study: Result, folder: Path) -> None:
         files["ap.svg"] = interval_chart(rows, "AP, percent")
     for name, text in files.items():
         with replacing(folder / name) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def markdown(study: Result) -> str:

@@ -32,6 +32,13 @@ def test_options_alone(arguments: str, resume: str | None, compile: str | None) 
     assert (found.resume, found.compile) == (resume, compile)
 
 
+@pytest.mark.parametrize("flag", ["--data-root", "--data_root"])
+def test_both_spellings_name_the_data(flag: str) -> None:
+    found, rest = first_stage([flag, "x", "--amp"], "data_root")
+    assert (found.data_root, rest) == ("x", ["--amp", "--data-root=x"])
+    assert train.read([flag, "x"]).preset == ""  # somebody's own images, for which settings are chosen
+
+
 def test_everything_else_is_left_in_order() -> None:
     before, after = ["--methods", "gkd", "fgd@20"], ["--seeds", "-1", "2", "--classes=x y", "-h"]
     found, rest = first_stage([*before, "--resume", "--output", "a b", *after], *NAMES)

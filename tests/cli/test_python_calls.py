@@ -13,6 +13,7 @@ from gkd_fast.cli.study import study
 from gkd_fast.cli.train import read, train
 from gkd_fast.config import from_dict
 from gkd_fast.errors import InputError
+from gkd_fast.runs.settle import with_format
 
 TINY = {
     **TINY_MODEL,
@@ -22,12 +23,13 @@ TINY = {
 
 
 def test_a_run_goes_by_its_keywords_and_can_be_resumed(tmp_path: Path) -> None:
-    summary = train(**TINY, output=str(tmp_path / "run"), amp=True)
+    summary = train(**TINY, output=str(tmp_path / "run"), amp=True, amp_dtype="bf16")
     assert summary is not None
     assert summary["folder"] == str(tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     line = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    assert from_dict(stored) == read([*line, "--amp", "--output", str(tmp_path / "run")])
+    given = read([*line, "--amp", "--amp-dtype=bf16", "--output", str(tmp_path / "run")])
+    assert from_dict(stored) == with_format(given)
     assert train(resume=True, output=tmp_path / "run") == summary
 
 

@@ -17,7 +17,7 @@ def test_toolkit_is_the_one_that_nvcc_names_not_where_it_lies(tmp_path, monkeypa
     script(tmp_path / "bin" / "nvcc", f"echo '#$ TOP={home}/bin/..' >&2")
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert _build_cuda.toolkit() == home
+    assert _build_cuda.toolkit()[0] == home
 
 
 def test_missing_toolkit_is_said(tmp_path, monkeypatch):
@@ -53,3 +53,15 @@ def test_libraries_do_not_depend_on_each_others_sources(tmp_path, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_device_is_the_reason():
     assert ops.backends()["cuda"] == "no CUDA device"
+
+
+@pytest.mark.parametrize(("version", "fits"), [("13.0", True), ("13.2", True), ("12.8", False), ("", True)])
+def test_the_toolkit_is_of_torchs_major_version(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    if fits:
+        _build_cuda._require_same_major(version)
+    else:
+        with pytest.raises(
+            RuntimeError, match=r"expected nvcc of CUDA 13, which torch is built for .13\.0., got 12\.8"
+        ):
+            _build_cuda._require_same_major(version)

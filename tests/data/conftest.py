@@ -6,6 +6,14 @@ import pytest
 from tiny_folders import write_image, write_voc
 
 
+@pytest.fixture(autouse=True)
+def image_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is remembered of images, apart from the user's."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("gkd_fast.data.image_check.cache_folder", lambda: folder)
+    return folder
+
+
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
     """Two images, classes cat and dog, one difficult dog, one box of zero area."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from gkd_fast.data import EpochSampler, PreparedDataset, Scenes, VocDetection, build_loader
+from gkd_fast.data import EpochSampler, PreparedDataset, Scenes, build_loader, open_dataset
 from gkd_fast.data.transforms import resized_size
 
 
@@ -87,7 +87,7 @@ def test_labels_per_image_without_drawing(voc):
     assert dataset.dataset.drawn == 0
     assert labels == [set((dataset[i][1]["labels"] - 1).tolist()) for i in range(len(dataset))]
     # The difficult dog of the second class takes no part, the plain one does.
-    assert PreparedDataset(VocDetection(voc, "train"), short_side=30, long_side=40).labels_per_image() == [{0, 1}, {0}]
+    assert PreparedDataset(open_dataset(voc, "train"), short_side=30, long_side=40).labels_per_image() == [{0, 1}, {0}]
 
 
 @pytest.mark.parametrize("options", [{"short_side": 0}, {"long_side": 63}, {"flip": 1.5}, {"seed": -1}])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from gkd_fast.data import CONDITIONS, Scenes, build_dataset
+from gkd_fast.data import CONDITIONS, Scenes
 from gkd_fast.data.shapes import SHAPES, coverage, window
 from gkd_fast.errors import InputError
 
@@ -119,23 +119,3 @@ def test_index_out_of_range():
 def test_options_out_of_range(options: dict):
     with pytest.raises(InputError, match="expected a"):
         Scenes(**options)
-
-
-def test_splits_never_coincide():
-    train, val = (build_dataset("scenes", None, split, scenes_count=3, seed=4) for split in ("train", "val"))
-    assert len(train) == 3
-    assert not torch.equal(train[0][0], val[0][0])
-    assert torch.equal(train[0][0], build_dataset("scenes", None, "train", scenes_count=9, seed=4)[0][0])
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"kind": "imagenet", "root": None}, "expected one of scenes, voc, coco, got 'imagenet'"),
-        ({"kind": "voc", "root": None}, "expected the folder of the voc data set"),
-        ({"kind": "scenes", "root": None, "classes": ("cat",)}, "expected those of the scenes, disc"),
-    ],
-)
-def test_build_dataset_names_what_is_wrong(options: dict, expected: str):
-    with pytest.raises(InputError, match=expected):
-        build_dataset(split="train", **options)

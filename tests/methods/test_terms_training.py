@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast.config import PLAIN, Config, from_dict, replace, to_dict, validate
-from gkd_fast.data import build_dataset
+from gkd_fast.data import Scenes
 from gkd_fast.data.pipeline import PreparedDataset
 from gkd_fast.detectors import DetectorAdapter, DetectorSpec, StudentPass, adapt, build_detector
 from gkd_fast.distiller import Distiller
@@ -224,7 +224,7 @@ def test_one_step_of_the_trainer(terms: str, detector: str, tmp_path: Path) -> N
     config = replace(config, "run", log_steps=1, device="cpu")
     config = replace(config, "distill", method=terms, robust_masks=True)
     config = replace(config, "model", detector=detector)
-    scenes = build_dataset("scenes", None, "train", scenes_count=4, scenes_size=(96, 96))
+    scenes = Scenes(4, size=(96, 96))
     dataset = PreparedDataset(scenes, short_side=96, long_side=96)
     student, teacher = networks_for(detector, len(scenes.classes))
     freeze_teacher(teacher.model, CPU)

@@ -129,7 +129,7 @@ def validate(config: Config) -> None:
     check_needs(Method.parse(config.distill.method, "--method").names, offered, "--method")
     if data.long_side < data.short_side:
         raise InputError(f"--long-side: expected at least --short-side {data.short_side}, got {data.long_side}")
-    named = data.data in ("auto", "scenes") or data.data_root or data.train_annotations
+    named = data.data in ("auto", "scenes", "objects") or data.data_root or data.train_annotations
     if not named and not run.dry_run:
         raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
     if data.val_fraction and (data.val_split or data.val_annotations):

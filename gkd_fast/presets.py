@@ -65,5 +65,6 @@ def starting_point(names: str | None, data: str | None, images: bool, stored: Co
         return from_presets(names)
     if stored is not None:
         return stored
+    images = images or data == "objects"
     kind = "scenes" if data in (None, "auto") and not images else data
     return from_presets(kind if kind in PRESETS and (kind == "scenes" or not images) else "")

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "gkd_fast"
 ROOMS = (
     "entry",  # the public face, and the modules behind python -m
     "cli",
+    "inspect",
     "study report",
     "export predict convert",
     "runs",

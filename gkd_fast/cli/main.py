@@ -9,6 +9,7 @@ from importlib import import_module
 from gkd_fast import __version__
 
 COMMANDS = {
+    "inspect": "is your data read right? its facts, and a page with charts and drawn examples",
     "train": "distil a detector and show what it brought",
     "study": "compare distillation methods over several seeds, with a control",
     "evaluate": "AP of a trained detector on a data set",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def assemble(
     names = _selected(listing, classes)
     label_of = np.array([names.index(name) + 1 if name in names else 0 for name in listing.names], dtype=np.int64)
     entries = listing.entries
+    _refuse_shared_images(entries, findings)
     facts = look_at_images([entry.path for entry in entries]) if facts is None else facts
     levels = _common_levels(entries, facts, levels, findings)
     records = []
@@ -54,6 +56,15 @@ def assemble(
     if not any((~record.ignored).any() for record in records):
         raise InputError(f"{listing.source}: expected at least one box to detect in {len(records)} images, found none")
     return AnnotatedImages(names, records, findings=findings, levels=levels)
+
+
+def _refuse_shared_images(entries: Sequence[Entry], findings: Findings) -> None:
+    first: dict[Path, Entry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.path, entry)
+        if other is not entry:
+            text = f"{entry.path}: expected each image once, got it for {other.source} and {entry.source}"
+            findings.fault("images that are there twice", text)
 
 
 def _selected(listing: Listing, classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -85,11 +96,12 @@ def _common_levels(entries: Sequence[Entry], facts: Sequence[ImageFacts], levels
             f"{entry.path}: expected grey values on the others' scale of 0 to {common - 1:g}, got 0 to {own.peak:g}",
             len(units),
         )
-    above = [(entry, own) for entry, own in deep if own.peak >= common and common > 1]
-    if above:
-        findings.note(f"images with grey values above {common - 1:g}, clipped", above[0][0].path, len(above))
+    for entry, own in deep:
+        if own.peak >= common and common > 1:
+            findings.note(f"images with grey values above {common - 1:g}, clipped", entry.path)
     scale = "0 to 1" if common == 1 else f"{np.log2(common):g} bit, 0 to {common - 1:g}"
-    findings.note(f"grey images of more than 8 bits, scaled from {scale}", deep[0][0].path, len(deep))
+    for entry, _ in deep:
+        findings.note(f"grey images of more than 8 bits, scaled from {scale}", entry.path)
     return common
 
 
@@ -116,8 +128,7 @@ def _record(
     boxes = entry.boxes if entry.relative is None else _in_pixels(entry.boxes, size, entry.relative)
     labels = label_of[entry.labels]
     if not labels.all():
-        others = np.flatnonzero(labels == 0)
-        findings.note("boxes of other classes left out", entry.place(others[0]), len(others))
+        _note_boxes("boxes of other classes left out", labels == 0, boxes, entry, findings)
     boxes, keep = _fitted(boxes, size, entry, findings, consider=labels > 0)
     keep &= labels > 0
     ignored = np.zeros(len(boxes), dtype=bool) if entry.ignored is None else entry.ignored
@@ -194,9 +205,14 @@ def _fitted(
     moved = keep & consider & (np.abs(clipped - boxes) > _ROUNDING).any(1)
     empty = consider & finite & ordered & ~keep & (touching | ~has_area)
     for kind, found in ((CLIPPED, moved), ("boxes of no area dropped", empty)):
-        if found.any():
-            findings.note(kind, entry.place(int(np.argmax(found))), int(found.sum()))
+        _note_boxes(kind, found, boxes, entry, findings)
     tiny = keep & consider & ((clipped[:, 2:] - clipped[:, :2]) < 1).any(1)
-    if tiny.any():
-        findings.note("boxes less than a pixel wide or high", entry.place(int(np.argmax(tiny))), int(tiny.sum()))
+    _note_boxes("boxes less than a pixel wide or high", tiny, boxes, entry, findings)
     return clipped, keep
+
+
+def _note_boxes(kind: str, found: np.ndarray, boxes: np.ndarray, entry: Entry, findings: Findings) -> None:
+    """A note of the boxes [B,4] that were found, bool [B], if any were."""
+    if found.any():
+        place = entry.place(int(np.argmax(found)))
+        findings.note(kind, place, int(found.sum()), image=entry.path, boxes=boxes[found])

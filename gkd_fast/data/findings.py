@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from gkd_fast.errors import InputError
+
+# Cases of a kind that are remembered: enough to look at.
+_MOST_CASES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Where something was met: a text that names it, how often it was met there, and what can be drawn of it.
+
+    image: the file or name of the image, "" where none is known. boxes: float64 [n,4] x1 y1 x2 y2 in pixels as
+    written, or None where it is not about boxes.
+    """
+
+    place: str
+    number: int
+    image: str = ""
+    boxes: np.ndarray | None = None
 
 
 @dataclass
 class Finding:
-    """number: how often it was met. first: where first, or what was met there."""
+    """number: how often it was met. first: where first, or what was met there. cases: those met most often, first
+    ones first."""
 
     number: int
     first: str
+    cases: list[Case] = field(default_factory=list)
 
 
 class Findings:
@@ -28,9 +49,22 @@ class Findings:
         self.notes: dict[str, Finding] = {}
         self.faults: dict[str, Finding] = {}
 
-    def note(self, kind: str, first: str | Path, number: int = 1) -> None:
-        """Something that was put right or left out, `number` times."""
+    def note(
+        self,
+        kind: str,
+        first: str | Path,
+        number: int = 1,
+        *,
+        image: str | Path = "",
+        boxes: np.ndarray | None = None,
+    ) -> None:
+        """Something that was put right or left out, `number` times; see `Case` for what can be drawn of it."""
         _add(self.notes, kind, str(first), number)
+        if number:
+            cases = self.notes[kind].cases
+            cases.append(Case(str(first), number, str(image), boxes))
+            cases.sort(key=lambda case: -case.number)
+            del cases[_MOST_CASES:]
 
     def fault(self, kind: str, first: str, number: int = 1) -> None:
         """Something that cannot be used; `first` is a sentence that names the file and what was expected there."""

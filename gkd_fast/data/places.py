@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class ImagePlaces:
             for folder in (*self.folders, self.root):
                 if (path := folder / form).is_file():
                     return path
-        return self._elsewhere(self._by_file_name.get(tried[-1].name, ()), name, source)
+        return self._elsewhere(self._by_file_name.get(tried[-1].name.lower(), ()), name, source)
 
     def by_stem(self, stem: str, named: str, source: Path) -> Path | None:
         """The image that shares its stem with an annotation; of several, or where there is none, the one that this
@@ -71,11 +71,11 @@ class ImagePlaces:
             path = next((folder / other for folder in self.folders if (folder / other).is_file()), None)
             if path is not None:
                 return path
-        return self._elsewhere(self._by_stem.get(stem, ()), stem, source)
+        return self._elsewhere(self._by_stem.get(stem.lower(), ()), stem, source)
 
     def _elsewhere(self, found: Sequence[Path], name: str, source: Path) -> Path | None:
         if len(found) == 1:
-            self.findings.note("images found by their name in another folder", found[0])
+            self.findings.note("images found in another folder or spelling", found[0])
             return found[0]
         many = f"{len(found)} files of that name below {self.root}" if found else "image file not found"
         self.findings.fault("images not found", f"{self.folders[0] / name}: {many}, {source} names it")
@@ -96,14 +96,14 @@ class ImagePlaces:
 
     @cached_property
     def _by_file_name(self) -> dict[str, list[Path]]:
-        return _grouped(self._all, lambda path: path.name)
+        return _grouped(self._all, lambda path: path.name.lower())
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
-        return _grouped(self._all, lambda path: path.stem)
+        return _grouped(self._all, lambda path: path.stem.lower())
 
 
-def _grouped(paths: Iterable[Path], key: object) -> dict[str, list[Path]]:
+def _grouped(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
     groups: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         groups[key(path)].append(path)

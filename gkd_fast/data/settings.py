@@ -14,9 +14,9 @@ from gkd_fast.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 class DataConfig:
     """Images and annotations."""
 
-    data: Annotated[Literal["auto", "scenes", "voc", "coco", "yolo"], MAIN] = "auto"
+    data: Annotated[Literal["auto", "scenes", "voc", "coco", "yolo", "objects"], MAIN] = "auto"
     """Kind of data set: embedded drawn scenes, or the format of the annotations in --data-root; auto: found by
-    looking there, scenes where no root is given."""
+    looking there, scenes where no root is given; objects: given from Python."""
     data_root: Annotated[Path | None, MAIN] = None
     """Folder of the data set, or a file that describes it (data.yaml). `gkd-fast inspect` shows what is read."""
     train_split: Annotated[str, MAIN] = ""

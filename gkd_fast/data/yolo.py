@@ -257,7 +257,9 @@ def _entry(
     digits = np.array([[_uncertainty(words)] * 4 for _, _, words in kept], dtype=np.float64).reshape(-1, 4)
     polygons = [number for number, _, words in kept if len(words) > 4]
     if polygons:
-        findings.note("boxes taken as the bounds of a polygon", f"{label}: line {polygons[0]}", len(polygons))
+        findings.note(
+            "boxes taken as the bounds of a polygon", f"{label}: line {polygons[0]}", len(polygons), image=path
+        )
     return Entry(
         path=path,
         boxes=corners,
@@ -286,9 +288,9 @@ def _uncertainty(words: Sequence[str]) -> float:
 
 def _note_orphans(read: Sequence[tuple[Path, Path]], findings: Findings) -> None:
     """Counts images without a text file, and text files without an image."""
-    without = [path for path, label in read if not label.is_file()]
-    if without:
-        findings.note("images without a label file, taken as without objects", without[0], len(without))
+    for path, label in read:
+        if not label.is_file():
+            findings.note("images without a label file, taken as without objects", path)
     known = {label for _, label in read}
     for folder in dict.fromkeys(label.parent for label in known):
         for file in visible(folder, "*.txt"):

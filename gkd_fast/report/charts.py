@@ -1,7 +1,8 @@
-"""Line charts as SVG."""
+"""Charts as SVG: lines, and the frame of any."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from html import escape
 
@@ -11,7 +12,7 @@ Points = list[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 30
-_COLOURS = ("#2a6fdb", "#e07b1a", "#2e9e6b", "#c2408f", "#7a5cd6", "#8a8f1d", "#d0433f", "#1b9aaa")
+COLOURS = ("#2a6fdb", "#e07b1a", "#2e9e6b", "#c2408f", "#7a5cd6", "#8a8f1d", "#d0433f", "#1b9aaa")
 
 
 def line_chart(title: str, series: dict[str, Points], *, x_label: str = "step") -> str:
@@ -41,15 +42,27 @@ def line_chart(title: str, series: dict[str, Points], *, x_label: str = "step") 
     for value in x_ticks:
         x, _ = place(value, 0)
         parts.append(f'<text x="{x}" y="{_HEIGHT - 10}" text-anchor="middle">{value:g}</text>')
-    legend = []
-    for number, (name, points) in enumerate(shown.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+    colours = dict(zip(shown, itertools.cycle(COLOURS), strict=False))
+    for name, points in shown.items():
         path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
-        parts.append(f'<polyline points="{path}" stroke="{colour}"><title>{escape(name)}</title></polyline>')
-        legend.append(f'<span><i style="background:{colour}"></i>{escape(name)}</span>')
+        parts.append(f'<polyline points="{path}" stroke="{colours[name]}"><title>{escape(name)}</title></polyline>')
+    return figure(title, f"by {x_label}", "".join(parts), (_WIDTH, _HEIGHT), colours)
+
+
+def figure(title: str, note: str, drawing: str, size: tuple[int, int], colours: dict[str, str]) -> str:
+    """A drawing in SVG with its caption and legend.
+
+    Args:
+        title, note: the caption, as text.
+        drawing: SVG elements.
+        size: width and height that they are drawn in.
+        colours: what the legend names, and in which colour it is drawn.
+    """
+    legend = [f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in colours.items()]
+    width, height = size
     return (
-        f'<figure class="chart"><figcaption>{escape(title)} <small>by {escape(x_label)}</small></figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'<figure class="chart"><figcaption>{escape(title)} <small>{escape(note)}</small></figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{drawing}</svg>'
         f'<div class="legend">{"".join(legend)}</div></figure>'
     )
 

@@ -14,10 +14,15 @@ import torchvision
 
 from gkd_fast.config import Config
 from gkd_fast.data import AnnotatedImages
+from gkd_fast.detectors import specs
+from gkd_fast.detectors.anchor_fit import ANCHOR_SIZES, unmatched_by_size
 from gkd_fast.options import changed
 from gkd_fast.recipes import LARGE_MODEL
 
-_ANCHORS = (8, 12, 16, 24, 32)
+# Eight cells of the finest map, as in the published detectors, are the most: an anchor sees about so far.
+_ANCHORS = tuple(size for size in ANCHOR_SIZES if size <= 32)
+# Of anchor sizes whose shares of unmatched boxes differ by less, the largest: on large maps there are fewer of it.
+_ALIKE = 0.005
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,36 @@ class Statistics:
     """Images and boxes in figures.
 
     short: median of the images' short sides, pixels. aspect: long by short side, its 95th percentile. small: side of a
-    square as large as a box, by its image's short side, the 10th percentile over all boxes. images, boxes: numbers.
+    square as large as a box, by its image's short side, the 10th percentile over all boxes, each class with the same
+    weight, so that a class of small objects counts however rare it is. images: number. shapes: of each class the width
+    and height of its boxes [B,2] by their image's short side.
     """
 
     images: int
-    boxes: int
     short: float
     aspect: float
     small: float
+    shapes: list[np.ndarray]
 
     @classmethod
     def of(cls, dataset: AnnotatedImages) -> Statistics:
         """The figures of a data set's trainable boxes."""
         sizes = np.array([record.size for record in dataset.records], dtype=float)
-        sides = [
-            np.sqrt((record.boxes[:, 2:] - record.boxes[:, :2]).prod(1))[~record.ignored] / min(record.size)
+        extent = [
+            (record.boxes[:, 2:] - record.boxes[:, :2])[~record.ignored] / min(record.size)
             for record in dataset.records
         ]
-        relative = np.concatenate(sides)
-        aspect = float(np.quantile(sizes.max(1) / sizes.min(1), 0.95))
-        return cls(len(sizes), len(relative), float(np.median(sizes.min(1))), aspect, float(np.quantile(relative, 0.1)))
+        shapes, labels = np.concatenate(extent), np.concatenate([r.labels[~r.ignored] for r in dataset.records])
+        sides = np.sqrt(shapes.prod(1))
+        order = np.argsort(sides)
+        reached = np.cumsum((1 / np.bincount(labels)[labels])[order])
+        return cls(
+            images=len(sizes),
+            short=float(np.median(sizes.min(1))),
+            aspect=float(np.quantile(sizes.max(1) / sizes.min(1), 0.95)),
+            small=float(sides[order][np.searchsorted(reached, 0.1 * reached[-1])]),
+            shapes=[shapes[labels == label] for label in np.unique(labels)],
+        )
 
 
 @dataclass(frozen=True)
@@ -104,10 +119,11 @@ def choose(
 def lines(choices: list[Choice]) -> list[str]:
     """What was chosen, as options, and why."""
     head = "chosen from the data and the device (every one is an option):"
-    return [head, *(f"  {_as_options(choice.values)}: {choice.reason}" for choice in choices)]
+    return [head, *(f"  {as_options(choice.values)}: {choice.reason}" for choice in choices)]
 
 
-def _as_options(values: dict[str, Any]) -> str:
+def as_options(values: dict[str, Any]) -> str:
+    """As a command line has them."""
     return " ".join(_as_option(name.replace("_", "-"), value) for name, value in values.items())
 
 
@@ -168,15 +184,21 @@ def _size(config: Config, figures: Statistics, device: Device, given: Collection
     long = math.ceil(short * min(figures.aspect, 2.5) / 32) * 32
     reason = (
         f"images of {figures.short:.0f} pixels on their short side (median), up to {figures.aspect:.2f} times as long; "
-        f"a tenth of the boxes are smaller than {figures.small * short:.0f} pixels then"
+        f"a tenth of the boxes, classes weighed alike, are smaller than {figures.small * short:.0f} pixels then"
     )
     return Choice({"short_side": short, "long_side": max(long, short)}, reason)
 
 
 def _anchors(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:
-    small = figures.small * config.data.short_side
-    anchor = max((size for size in _ANCHORS if size <= small), default=_ANCHORS[0])
-    return Choice({"anchor_size": anchor}, f"the smallest tenth of the boxes begins at {small:.0f} pixels")
+    """The anchors that fit the boxes best, the mean over the classes."""
+    spec = specs(config.model)[1]
+    shares = dict.fromkeys(_ANCHORS, 0.0)
+    for own in figures.shapes:
+        found = unmatched_by_size(own * config.data.short_side, spec, _ANCHORS)
+        shares = {size: share + found[size] / len(figures.shapes) for size, share in shares.items()}
+    best = max(size for size, share in shares.items() if share <= min(shares.values()) + _ALIKE)
+    reason = f"no anchor fits {100 * shares[best]:.1f} % of the boxes, the mean over the classes"
+    return Choice({"anchor_size": best}, reason)
 
 
 def _length(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from gkd_fast.errors import InputError
 
 @dataclass(frozen=True)
 class Images:
-    """What is trained on and what is evaluated on, as read."""
+    """What is trained on and what is evaluated on, as read. parted: both are parts of one split, and have the findings
+    of all of it."""
 
     train: AnnotatedImages | Scenes
     val: AnnotatedImages | Scenes
+    parted: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -29,7 +31,7 @@ class Images:
         """The same with labels in another order."""
         if classes == self.classes:
             return self
-        return Images(self.train.relabelled(classes), self.val.relabelled(classes))
+        return replace(self, train=self.train.relabelled(classes), val=self.val.relabelled(classes))
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def read_images(config: Config, *, told: bool = True) -> Images:
         InputError: naming the files or the option that cannot be used.
     """
     data = config.data
+    if data.data == "objects":
+        raise InputError("data: expected the data sets that this run was given from Python (train_data=, val_data=)")
     if data.data == "scenes":
         images = Images(_scenes(config, "train"), _scenes(config, "val"))
         _say(told, [f"data: drawn scenes, {len(images.train)} to train on, {len(images.val)} to evaluate on"])
@@ -82,13 +86,21 @@ def read_images(config: Config, *, told: bool = True) -> Images:
     _say(told, describe("train", train))
     val = source.read_val(train.classes, levels=train.levels)
     _say(told, [*describe("val", val), *in_both(train, val)])
-    return Images(train, val)
+    return Images(train, val, parted=source.val is None)
+
+
+def tell(images: Images) -> None:
+    """Say what data sets from Python hold."""
+    lines = [*describe("train", images.train), *describe("val", images.val), *in_both(images.train, images.val)]
+    _say(True, ["data: given from Python", *lines])
 
 
 def read_val(config: Config, classes: tuple[str, ...]) -> AnnotatedImages | Scenes:
     """Read the validation images alone, for the classes of a finished detector."""
     if config.data.data == "scenes":
         return _scenes(config, "val", classes)
+    if config.data.data == "objects":
+        raise InputError("--data-root: expected the folder of the data set, for the detector's was given from Python")
     source = source_of(config)
     val = source.read_val(classes, levels=config.data.grey_levels)
     _say(True, [f"data: {source.what}", *describe("val", val)])

@@ -9,8 +9,8 @@ import torch
 from gkd_fast import parallel
 from gkd_fast.config import Config, replace, validate
 from gkd_fast.data import AnnotatedImages, recognise
-from gkd_fast.runs.choice import Device, choose, lines
-from gkd_fast.runs.data import Images, read_images
+from gkd_fast.runs.choice import Choice, Device, choose, lines
+from gkd_fast.runs.data import Images, read_images, tell
 from gkd_fast.training.precision import resolve_device
 
 
@@ -31,18 +31,29 @@ def settle(
     Raises:
         InputError: for input that cannot be used.
     """
-    config = _precision(with_format(config), given)
-    images = own or read_images(config)
+    config, images, choices = settle_with_reasons(config, given, new=new, own=own)
+    if parallel.is_main() and choices:
+        print("\n".join(lines(choices)), flush=True)
+    return config, images
+
+
+def settle_with_reasons(
+    config: Config, given: Collection[str], *, new: bool = True, own: Images | None = None
+) -> tuple[Config, Images, list[Choice]]:
+    """The same, with what was chosen and why, which is not printed."""
+    config = replace(config, "data", data="objects") if own else with_format(config)
+    config = _precision(config, given)
+    images, choices = own or read_images(config), []
+    if own:
+        tell(own)
     if isinstance(images.train, AnnotatedImages):
         if images.train.levels:
             config = replace(config, "data", grey_levels=images.train.levels)
         if new and not config.preset:
             device = resolve_device(config.run.device)
             config, choices = choose(config, images.train, Device.found(device), given)
-            if parallel.is_main() and choices:
-                print("\n".join(lines(choices)), flush=True)
     validate(config)
-    return config, images
+    return config, images, choices
 
 
 def with_format(config: Config) -> Config:

@@ -50,8 +50,8 @@ def train(*, train_data: Any = None, val_data: Any = None, **options: Any) -> Re
     if train_data is not None:
         train_images = as_dataset(train_data, classes=options.get("classes", ()))
         own = Images(train_images, as_dataset(val_data, classes=train_images.classes, levels=train_images.levels))
-    first = {name: options.get(name) for name in FIRST}
-    config = changed(run_start(**first | ({"data_root": "."} if own else {})), options)
+        options = {"data": "objects", **options}
+    config = changed(run_start(**{name: options.get(name) for name in FIRST}), options)
     validate(config)
     if config.run.dry_run:
         return dataclasses.asdict(dry_run(config))

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from gkd_fast.cli import convert, evaluate, export, predict, report, study, train
+from gkd_fast.cli import convert, evaluate, export, inspect, predict, report, study, train
 from gkd_fast.config import Config
 from gkd_fast.options import MAIN, options_of
 
-COMMANDS = (train, study, evaluate, predict, export, convert, report)
+COMMANDS = (inspect, train, study, evaluate, predict, export, convert, report)
 
 
 def shown(command, option: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_folders import write_voc
 from tiny_runs import TINY_MODEL
+from torchvision.datasets import VOCDetection
 
 from gkd_fast.cli.study import study
 from gkd_fast.cli.train import read, train
@@ -31,6 +33,22 @@ def test_a_run_goes_by_its_keywords_and_can_be_resumed(tmp_path: Path) -> None:
     given = read([*line, "--amp", "--amp-dtype=bf16", "--output", str(tmp_path / "run")])
     assert from_dict(stored) == with_format(given)
     assert train(resume=True, output=tmp_path / "run") == summary
+
+
+def test_data_set_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_voc(tmp_path / "VOCdevkit/VOC2012", {name: [("cat", 0, (1, 1, 20, 20))] for name in "abcd"})
+    data = VOCDetection(str(tmp_path), image_set="train")
+    options = {name: value for name, value in TINY.items() if not name.startswith("scenes")}
+    summary = train(train_data=data, val_data=data, **options, output=tmp_path / "run")
+    assert summary is not None
+    assert summary["classes"] == ["cat"]
+    assert "train: 4 images, 4 boxes: cat 4" in capsys.readouterr().out
+    config = from_dict(json.loads((tmp_path / "run/config.json").read_text()))
+    assert (config.data.data, config.preset) == ("objects", "")
+    with pytest.raises(InputError, match="expected the data sets that this run was given from Python"):
+        train(resume=True, output=tmp_path / "run")
+    with pytest.raises(TypeError, match="train_data, val_data: expected both or neither"):
+        train(train_data=data)
 
 
 def test_settings_start_where_the_command_lines_do(tmp_path: Path) -> None:

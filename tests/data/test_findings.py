@@ -242,7 +242,16 @@ class TestCoco:
         (root / "deep/er").mkdir(parents=True)
         (root / "train/x.jpg").rename(root / "deep/er/x.jpg")
         dataset = open_dataset(root)
-        assert (len(dataset), notes(dataset)) == (2, {"images found by their name in another folder": 1})
+        assert (len(dataset), notes(dataset)) == (2, {"images found in another folder or spelling": 1})
+
+    def test_another_spelling(self, edit: Callable):
+        root = edit(lambda c: c["images"][1].update(file_name="X.JPG"))
+        assert notes(open_dataset(root)) == {"images found in another folder or spelling": 1}
+
+    def test_one_file_for_two_images(self, edit: Callable):
+        root = edit(lambda c: c["images"][0].update(file_name="elsewhere/x.jpg"))
+        with pytest.raises(InputError, match=r"train/x\.jpg: expected each image once, got it for .* and "):
+            open_dataset(root)
 
     @pytest.mark.parametrize(
         "segmentation",

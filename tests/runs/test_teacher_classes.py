@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_folders import write_voc
 
 from gkd_fast.config import Config, replace
 from gkd_fast.detectors import DetectorSpec, build_detector
@@ -14,9 +14,6 @@ from gkd_fast.errors import InputError
 from gkd_fast.runs.data import read_images
 from gkd_fast.runs.detector_file import load_detector, save_detector
 from gkd_fast.runs.job import Job
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-from tiny_folders import write_voc
 
 KNOWN = ("dog", "bird", "cat")
 

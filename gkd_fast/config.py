@@ -94,15 +94,8 @@ class RunConfig:
     """Under torchrun, on GPUs: batch normalisation by the statistics of the whole batch, not of a process's share."""
 
 
-# Small images of small objects on cluttered backgrounds, which are not worth a student's short training: the README
-# compares these weights with smaller ones. 100 images a class keep the refresh short.
-SCENES_DISTILL: dict[str, Any] = {
-    "min_box": 16.0,
-    "candidate_images": 100,
-    "foreground_weight": 16.0,
-    "background_weight": 1.0,
-    "attenuation": False,
-}
+# Small images of small objects; 100 images a class keep the refresh short.
+SCENES_DISTILL: dict[str, Any] = {"min_box": 16.0, "candidate_images": 100}
 
 
 @dataclass(frozen=True, kw_only=True)

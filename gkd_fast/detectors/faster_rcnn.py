@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from gkd_fast import ops
 from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, region_losses, sample_regions
+from gkd_fast.detectors.suppression import filter_proposals, postprocess_regions
 from gkd_fast.detectors.truth import PaddedTruth, Target, row_images, row_numbers
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.ops.multiscale_roi_align import infer_stride
@@ -49,15 +51,20 @@ class FasterRCNNAdapter:
         self.box_predictor = Float32(model.roi_heads.box_predictor)
 
     def opened(self) -> FasterRCNN:
-        """The detector with our RoIAlign and float32 heads; it shares the model's weights.
+        """The detector with our RoIAlign and suppression and float32 heads; it shares the model's weights.
 
         It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
         """
         rpn, heads = self.model.rpn, self.model.roi_heads
         return with_parts(
             self.model,
-            rpn=with_parts(rpn, head=self.proposal_head),
-            roi_heads=with_parts(heads, box_roi_pool=self._roi_align(), box_predictor=self.box_predictor),
+            rpn=with_parts(rpn, head=self.proposal_head, filter_proposals=partial(filter_proposals, rpn)),
+            roi_heads=with_parts(
+                heads,
+                box_roi_pool=self._roi_align(),
+                box_predictor=self.box_predictor,
+                postprocess_detections=partial(postprocess_regions, heads),
+            ),
         )
 
     def _roi_align(self) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch
 from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import decode, match
+from gkd_fast.detectors.suppression import postprocess_anchors
 from gkd_fast.detectors.truth import PaddedTruth, Target, row_numbers
 from gkd_fast.instances import SoftPairs
 from gkd_fast.ops.reference.anchor_losses import anchor_rows
@@ -40,11 +42,12 @@ class RetinaNetAdapter:
         self.head = Float32(model.head)
 
     def opened(self) -> RetinaNet:
-        """The detector with a float32 head, for detection; it shares the model's weights.
+        """The detector with a float32 head and our suppression, for detection; it shares the model's weights.
 
         It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
         """
-        return with_parts(self.model, head=self.head)
+        own = partial(postprocess_anchors, self.model)
+        return with_parts(self.model, head=self.head, postprocess_detections=own)
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""

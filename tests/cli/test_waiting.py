@@ -33,7 +33,8 @@ def test_a_policy_of_the_user_stays() -> None:
 
 def test_once_torch_is_loaded_it_would_be_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     environment: dict[str, str] = {}
-    assert not limit_spinning(environment)  # this process has torch
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert not limit_spinning(environment)
     assert environment == {}
     monkeypatch.delitem(sys.modules, "torch")
     assert limit_spinning(environment)

@@ -12,7 +12,7 @@ import tyro
 from gkd_fast.cli.parsing import parse
 from gkd_fast.errors import InputError
 from gkd_fast.predict import predict_images
-from gkd_fast.ranges import FRACTION
+from gkd_fast.ranges import FRACTION, POSITIVE
 from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Find objects in images with a trained detector. OUTPUT/predictions.json holds all boxes, in pixels of
@@ -33,6 +33,10 @@ class PredictConfig:
     """Least score of a detection, from 0 to 1."""
     draw: bool = True
     """Write the images with the boxes drawn."""
+    short_side: Annotated[int | None, POSITIVE] = None
+    """Length that the shorter side of an image gets, in pixels; None: as in the detector's training."""
+    long_side: Annotated[int | None, POSITIVE] = None
+    """Longest that the longer side then is, in pixels; None: as in the detector's training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: the GPU where one is there."""
 
@@ -48,6 +52,8 @@ def main(arguments: Sequence[str]) -> None:
         options.output,
         score=options.score,
         drawn=options.draw,
+        short_side=options.short_side,
+        long_side=options.long_side,
         device=resolve_device(options.device),
     )
     boxes, images = len(records["annotations"]), len(records["images"])

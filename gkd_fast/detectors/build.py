@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_fast import ops
 from gkd_fast.detectors.backbones import PYRAMID_STRIDES, backbone_with_fpn
 from gkd_fast.detectors.conventions import CONVENTIONS, Anchors, Conventions, box_coder
+from gkd_fast.detectors.ordered import OrderedRetinaNet
 from gkd_fast.detectors.settings import ModelConfig, NetworkConfig
 from gkd_fast.errors import InputError
+
+# torchvision's builders whose weights COCO_V1 were trained without an epsilon in the normalisation.
+WITHOUT_EPSILON = frozenset({"fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,10 @@ def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -
             conventions=spec.conventions,
         )
         detector = (_faster_rcnn if spec.detector == "faster_rcnn" else _retinanet)(spec, backbone, outputs)
+    if spec.conventions.norm_without_epsilon:
+        for module in detector.backbone.modules():
+            if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+                module.eps = 0.0
     own = detector.transform
     detector.transform = NormalizeAndPad(own.min_size, own.max_size, own.image_mean, own.image_std)
     return detector
@@ -113,9 +122,12 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
         box_head=TwoMLPHead(spec.channels * 7 * 7, spec.head),
         box_predictor=FastRCNNPredictor(spec.head, outputs),
         rpn_pre_nms_top_n_train=2 * spec.proposals,
-        rpn_pre_nms_top_n_test=spec.proposals,
+        rpn_pre_nms_top_n_test=conventions.candidates or spec.proposals,
         rpn_post_nms_top_n_train=spec.proposals,
         rpn_post_nms_top_n_test=spec.proposals,
+        rpn_nms_thresh=conventions.proposal_overlap,
+        box_score_thresh=conventions.least_score,
+        box_nms_thresh=conventions.detection_overlap,
         box_batch_size_per_image=spec.rois,
         box_detections_per_img=spec.detections,
     )
@@ -126,14 +138,26 @@ def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> Faste
     else:
         detector.roi_heads.box_roi_pool.sampling_ratio = conventions.roi_sampling
     detector.rpn.min_size = conventions.smallest_proposal
-    detector.rpn.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), conventions)
+    detector.rpn.box_coder = box_coder(conventions.anchor_weights, conventions)
     detector.roi_heads.box_coder = box_coder(conventions.box_weights, conventions)
     return detector
 
 
 def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaNet:
-    detector = RetinaNet(backbone, outputs, anchor_generator=anchors_of(spec), detections_per_img=spec.detections)
-    coder = box_coder((1.0, 1.0, 1.0, 1.0), spec.conventions)
+    conventions = spec.conventions
+    ordered = conventions.clip_after_nms or conventions.empty_boxes != "kept"
+    detector = (OrderedRetinaNet if ordered else RetinaNet)(
+        backbone,
+        outputs,
+        anchor_generator=anchors_of(spec),
+        score_thresh=conventions.least_score,
+        nms_thresh=conventions.detection_overlap,
+        detections_per_img=spec.detections,
+        topk_candidates=conventions.candidates or 1000,
+    )
+    if ordered:
+        detector.clip_after_nms, detector.empty_boxes = conventions.clip_after_nms, conventions.empty_boxes
+    coder = box_coder(conventions.anchor_weights, conventions)
     detector.box_coder = detector.head.regression_head.box_coder = coder
     return detector
 
@@ -141,7 +165,8 @@ def _retinanet(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> RetinaN
 def anchors_of(spec: DetectorSpec) -> Anchors:
     """The anchors that a detector has on its five levels, one of torchvision's `builder` not among them."""
     scales = (1.0, 2 ** (1 / 3), 2 ** (2 / 3)) if spec.detector == "retinanet" else (1.0,)
-    sizes = tuple(tuple(spec.anchor_size * 2**level * scale for scale in scales) for level in range(5))
+    doubling = tuple(tuple(spec.anchor_size * 2**level * scale for scale in scales) for level in range(5))
+    sizes = spec.conventions.anchor_sizes or doubling
     return Anchors(sizes, PYRAMID_STRIDES[spec.detector][0], spec.conventions)
 
 
@@ -171,7 +196,10 @@ def detector_from_weights(name: str, classes: tuple[str, ...]) -> tuple[Detector
     state = weights.get_state_dict(progress=False, check_hash=True)
     rows = torch.tensor([0] + [categories.index(item) for item in classes])
     spec = DetectorSpec(
-        detector="faster_rcnn" if isinstance(full, FasterRCNN) else "retinanet", backbone="", builder=builder
+        detector="faster_rcnn" if isinstance(full, FasterRCNN) else "retinanet",
+        backbone="",
+        builder=builder,
+        conventions=Conventions(norm_without_epsilon=builder in WITHOUT_EPSILON and name.endswith("COCO_V1")),
     )
     detector = build_detector(spec, len(classes))
     detector.load_state_dict(select_outputs(state, rows, len(categories)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 Triple = tuple[float, float, float]
+Weights = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,36 @@ class Conventions:
     """RoIAlign counts cell centres as samples (half a cell's shift)."""
     roi_sampling: int = 2
     """Sample points along a side of a RoIAlign bin; 0: as many as the bin has cells, rounded up."""
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_weights: Weights = (10.0, 10.0, 5.0, 5.0)
     """Factors on the box head's offsets x, y, w, h: the inverse of their standard deviations (Faster R-CNN)."""
     limit_shrinking: bool = False
     """Boxes become at most 1000/16 times smaller by their offsets, as they become at most that much larger."""
     smallest_proposal: float = 1e-3
     """Proposals with a shorter side are left out, in pixels."""
+    norm_without_epsilon: bool = False
+    """Nothing is added to the variances of the backbone's batch normalisation."""
+    anchor_sizes: tuple[tuple[float, ...], ...] = ()
+    """Sides of the anchors of every level, in pixels; empty: as the detector's smallest anchors say."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Heights of the anchors of one size over their widths."""
+    anchor_weights: Weights = (1.0, 1.0, 1.0, 1.0)
+    """Factors on the offsets x, y, w, h from anchors (proposals; RetinaNet's boxes)."""
+    candidates: int = 0
+    """Boxes of a level that go into non-maximum suppression; 0: as many as there are to be proposals, and 1,000 of
+    RetinaNet."""
+    proposal_overlap: float = 0.7
+    """Non-maximum suppression of proposals drops what overlaps more than this."""
+    detection_overlap: float = 0.5
+    """Non-maximum suppression of detections drops what overlaps more than this."""
+    least_score: float = 0.05
+    """Detections have a higher score."""
+    clip_after_nms: bool = False
+    """RetinaNet's boxes are clipped to the image after non-maximum suppression, not before."""
+    empty_boxes: Literal["kept", "before_nms", "after_nms"] = "kept"
+    """When RetinaNet's boxes without an area are dropped."""
+    resize: Literal["antialiased", "opencv", "pillow", "torchvision"] = "antialiased"
+    """Whose rule images are resized by, all bilinear: with antialiasing as in our training data; OpenCV's without it;
+    Pillow's; torchvision's detectors', without it and without rounding to whole numbers."""
     extra_levels: Literal["p5", "c5"] = "p5"
     """Map from which RetinaNet's sixth level is computed: the fifth level, or the backbone's last stage."""
     relu_before_p7: bool = True
@@ -56,9 +81,12 @@ class Conventions:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):  # from JSON
-                object.__setattr__(self, field.name, tuple(value))
+            object.__setattr__(self, field.name, _tuples(getattr(self, field.name)))
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which is what JSON makes of tuples, as tuples again."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 TORCHVISION = Conventions()
@@ -71,23 +99,30 @@ _EXACT: dict[str, object] = {
     "extra_levels": "c5",
 }
 _CAFFE: dict[str, object] = {"bgr": True, "image_std": (1.0, 1.0, 1.0), "stride_in_1x1": True}
+_MMDET: dict[str, object] = {
+    "limit_shrinking": True,
+    "relu_before_p7": False,
+    "empty_boxes": "before_nms",  # 2.x: after
+    "resize": "opencv",
+}
+_DETECTRON2: dict[str, object] = {"clip_after_nms": True, "empty_boxes": "after_nms", "resize": "pillow"}
 CONVENTIONS = {
     "torchvision": TORCHVISION,
     # mmdet/configs/_base_/models, mmdet/models/task_modules (2.x: mmdet/core): AnchorGenerator, DeltaXYWHBBoxCoder
-    "mmdet": Conventions(**_EXACT, limit_shrinking=True, relu_before_p7=False),
-    "mmdet-caffe": Conventions(**_EXACT, **_CAFFE, limit_shrinking=True, relu_before_p7=False),
-    # detectron2/config/defaults.py, modeling/anchor_generator.py, modeling/poolers.py, modeling/backbone/fpn.py
-    "detectron2": Conventions(**_EXACT, **_CAFFE),
+    "mmdet": Conventions(**_EXACT, **_MMDET),
+    "mmdet-caffe": Conventions(**_EXACT, **_CAFFE, **_MMDET),
+    # detectron2/config/defaults.py, modeling/anchor_generator.py, poolers.py, backbone/fpn.py, meta_arch/retinanet.py
+    "detectron2": Conventions(**_EXACT, **_CAFFE, **_DETECTRON2),
     # configs/COCO-Detection/*_X_101_32x8d_*.yaml: other pixel statistics and STRIDE_IN_1X1 False
-    "detectron2-resnext": Conventions(**_EXACT, bgr=True),
+    "detectron2-resnext": Conventions(**_EXACT, **_DETECTRON2, bgr=True),
 }
 
 
 class InputConversion(nn.Module):
     """From a batch normalised by torchvision's statistics to what a network expects.
 
-    Teacher and student then share one batch, whatever each was trained on. Padding keeps the value that the mean
-    colour of torchvision's statistics has.
+    Teacher and student then share one batch, whatever each was trained on. Padding is zero before and after: every
+    library pads behind the normalisation, and no pixel of whole-numbered value is zero in all three channels there.
     """
 
     def __init__(self, conventions: Conventions) -> None:
@@ -100,7 +135,7 @@ class InputConversion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N,3,H,W], red first, to the same shape."""
-        x = x * self.scale + self.shift
+        x = (x * self.scale + self.shift) * (x != 0).any(1, keepdim=True)
         return x.flip(1) if self.bgr else x
 
 
@@ -145,7 +180,7 @@ class Anchors(AnchorGenerator):
     Args:
         sizes: sides of the anchors of every level, in pixels.
         stride: of the first level; it doubles with every level.
-        conventions: the roundings.
+        conventions: the roundings, and the ratios.
     """
 
     def __init__(self, sizes: tuple[tuple[float, ...], ...], stride: int, conventions: Conventions) -> None:
@@ -153,7 +188,7 @@ class Anchors(AnchorGenerator):
         self.stride = None if conventions.measured_strides else stride
         if self.rounded:
             sizes = tuple(tuple(int(side) for side in own) for own in sizes)
-        super().__init__(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+        super().__init__(sizes, (conventions.anchor_ratios,) * len(sizes))
 
     def generate_anchors(
         self,
@@ -194,6 +229,6 @@ class SymmetricBoxCoder(BoxCoder):
         return super().decode_single(codes, boxes)
 
 
-def box_coder(weights: tuple[float, float, float, float], conventions: Conventions) -> BoxCoder:
+def box_coder(weights: Weights, conventions: Conventions) -> BoxCoder:
     """The coder of box offsets that are multiplied by `weights`."""
     return (SymmetricBoxCoder if conventions.limit_shrinking else BoxCoder)(weights)

@@ -59,7 +59,7 @@ def _two_stage(model: FasterRCNN, images: ImageList, features: dict[str, Tensor]
     labels = torch.arange(1, logits.shape[-1], device=logits.device).expand_as(scores)
     keep = valid[:, None] & (scores > heads.score_thresh) & _extends(boxes, _LEAST_SIDE)
     flat = boxes.reshape(-1, 4), (scores * keep).reshape(-1), labels.reshape(-1)
-    return _suppressed(*flat, size, heads.nms_thresh, heads.detections_per_img)
+    return _suppressed(*flat, heads.nms_thresh, heads.detections_per_img)
 
 
 def _pooled(pool: nn.Module, features: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -114,17 +114,30 @@ def _one_stage(model: RetinaNet, images: ImageList, features: dict[str, Tensor])
         scores, index = all_scores.topk(min(model.topk_candidates, len(all_scores)))
         anchor, label = index // logits.shape[-1], index % logits.shape[-1]
         boxes = model.box_coder.decode_single(level_offsets[anchor], level_anchors[anchor])
-        found.append((clip_boxes_to_image(boxes, size), scores * (scores > model.score_thresh), label))
+        found.append((boxes, scores * (scores > model.score_thresh), label))
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return _suppressed(boxes, scores, labels, size, model.nms_thresh, model.detections_per_img)
+    if not getattr(model, "clip_after_nms", False):
+        boxes = clip_boxes_to_image(boxes, size)
+    empty = getattr(model, "empty_boxes", "kept")
+    if empty == "before_nms":
+        scores = scores * _has_area(boxes)
+    boxes, scores, labels = _suppressed(boxes, scores, labels, model.nms_thresh, model.detections_per_img)
+    boxes = clip_boxes_to_image(boxes, size)
+    if empty != "after_nms":
+        return boxes, scores, labels
+    area = _has_area(boxes)
+    scores, order = (scores * area).sort(descending=True, stable=True)
+    taken = area[order]
+    return boxes[order] * taken[:, None], scores, labels[order] * taken
 
 
 def _suppressed(
-    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], threshold: float, most: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best `most` detections after non-maximum suppression within each class."""
-    # Boxes of different classes are moved apart, so that they do not overlap.
-    apart = boxes + labels[:, None].to(boxes) * (max(size) + 1)
+    # Boxes of different classes are moved apart, so that they do not overlap, and none to the left or above of zero.
+    least = boxes.amin()
+    apart = boxes - least + labels[:, None].to(boxes) * (boxes.amax() - least + 1)
     scores, index = (scores * _survivors(apart, scores, threshold)).topk(min(most, len(scores)))
     taken = scores > 0
     return boxes[index] * taken[:, None], scores, labels[index] * taken
@@ -137,6 +150,11 @@ def _survivors(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     apart = boxes.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])
     kept = nms(torch.cat([boxes, apart]), F.pad(scores, (0, 2)), threshold)
     return F.pad(torch.zeros_like(scores), (0, 2)).scatter(0, kept, 1.0)[:-2]
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    """Whether boxes [...,4] have an area."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(-1)
 
 
 def _extends(boxes: Tensor, side: float) -> Tensor:

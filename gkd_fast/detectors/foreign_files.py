@@ -97,8 +97,12 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         raise InputError(f"{path}: expected a checkpoint with weights, got {type(content).__name__}")
     weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     state = {name: _tensor(value) for name, value in weights.items() if isinstance(value, (Tensor, np.ndarray))}
+    if "blobs" in content:
+        raise InputError(f"{path}: a Caffe2 Detectron file; expected one of mmdet, detectron2 or torchvision")
     if not state:
-        raise InputError(f"{path}: expected weights under state_dict or model; found {', '.join(map(str, content))}")
+        keys = list(map(str, content))
+        what = "an Ultralytics file, which teaches through gkd_fast.Distiller; " * ("train_args" in content)
+        raise InputError(f"{path}: {what}expected weights under state_dict or model; found {', '.join(keys[:8])}")
     meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
     config = next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
     return ForeignCheckpoint(state, _classes(meta), config)

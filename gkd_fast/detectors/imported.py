@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -66,11 +67,29 @@ _PER_ANCHOR = (
     "head.classification_head.cls_logits",
     "head.regression_head.bbox_reg",
 )
-_ANCHOR_SCALES, _ANCHOR_RATIOS = {"faster_rcnn": 1, "retinanet": 3}, 3
+
+
+@dataclass(frozen=True)
+class AnchorOutputs:
+    """How the outputs of a cell are ordered.
+
+    Attributes:
+        sizes, ratios: anchors of a cell by size and by shape.
+        by_size: all ratios of a size stand together; else all sizes of a ratio, as here.
+    """
+
+    sizes: int
+    ratios: int
+    by_size: bool
 
 
 def imported_state(
-    state: dict[str, Tensor], source: Source, detector: str, expected: dict[str, torch.Size], origin: str
+    state: dict[str, Tensor],
+    source: Source,
+    detector: str,
+    expected: dict[str, torch.Size],
+    anchors: AnchorOutputs,
+    origin: str,
 ) -> dict[str, Tensor]:
     """A state dict for `build_detector`, from that of another library.
 
@@ -79,6 +98,7 @@ def imported_state(
         source: the library.
         detector: ``faster_rcnn`` or ``retinanet``.
         expected: names and shapes of the detector to fill.
+        anchors: order of the outputs of a cell.
         origin: of the weights, for messages.
 
     Returns:
@@ -86,55 +106,42 @@ def imported_state(
         background's boxes (zeros) and for RetinaNet's class 0 (a score of nothing).
 
     Raises:
-        InputError: that lists every name that is unknown, missing, or of another shape.
+        InputError: one line with the number of names that are unknown, missing, or of another shape, and the first.
     """
-    unknown, renamed = [], {}
-    for name, value in state.items():
-        if _NO_WEIGHTS.fullmatch(name):
-            continue
-        new = _renamed(name, source, detector)
-        if new is None:
-            unknown.append(name)
-        else:
-            renamed[new] = value
+    renamed = renamed_state(state, source, detector)
+    unknown = [name for name in state if not _NO_WEIGHTS.fullmatch(name) and _renamed(name, source, detector) is None]
+    unknown += [name for name in renamed if name not in expected]
     missing = [name for name in expected if name not in renamed]
-    extra = [name for name in renamed if name not in expected]
-    if unknown or missing or extra:
-        lists = (("unknown", unknown), ("missing (named as here)", missing), ("of other layers (named as here)", extra))
-        complaint = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists if names)
-        raise InputError(f"{origin}: expected the weights of a {source} {detector} of this backbone; {complaint}")
-    ordered = {name: _ordered(name, value, source, detector, expected[name]) for name, value in renamed.items()}
+    lists = (("more", unknown), ("lacks (named as here)", missing))
+    if complaint := [f"{what} {_counted(names)}" for what, names in lists if names]:
+        raise InputError(f"{origin}: not the weights of a {source} {detector} of this backbone: {'; '.join(complaint)}")
+    ordered = {name: _ordered(name, value, anchors, expected[name]) for name, value in renamed.items()}
     wrong = [
         f"{name} is {list(value.shape)}, expected {list(expected[name])}"
         for name, value in ordered.items()
         if value.shape != expected[name]
     ]
     if wrong:
-        raise InputError(f"{origin}: weights of other shapes: {'; '.join(wrong)}")
+        raise InputError(f"{origin}: {len(wrong)} weights of other shapes, the first {wrong[0]}")
     return ordered
 
 
-def number_of_classes(state: dict[str, Tensor], source: Source, detector: str, origin: str) -> int:
-    """K, from the shape of the class outputs.
-
-    Raises:
-        InputError: if there are none.
-    """
-    wanted = "roi_heads.box_predictor.cls_score.bias"
-    if detector == "retinanet":
-        wanted = "head.classification_head.cls_logits.bias"
-    for name, value in state.items():
-        if _renamed(name, source, detector) == wanted:
-            return len(value) - 1 if detector == "faster_rcnn" else len(value) // (_ANCHOR_RATIOS * 3)
-    raise InputError(f"{origin}: expected the class outputs of a {source} {detector}, found none")
+def renamed_state(state: dict[str, Tensor], source: Source, detector: str) -> dict[str, Tensor]:
+    """The weights that have a name here, by it; in their own order still."""
+    weights = {name: value for name, value in state.items() if not _NO_WEIGHTS.fullmatch(name)}
+    pairs = ((_renamed(name, source, detector), value) for name, value in weights.items())
+    return {name: value for name, value in pairs if name is not None}
 
 
-def extra_levels(state: dict[str, Tensor], source: Source) -> Literal["p5", "c5"]:
+def extra_levels(renamed: dict[str, Tensor]) -> Literal["p5", "c5"]:
     """The map that RetinaNet's sixth level is computed from, by the channels of its convolution's input."""
-    for name, value in state.items():
-        if _renamed(name, source, "retinanet") == "backbone.fpn.extra_blocks.p6.weight":
-            return "p5" if value.shape[1] == value.shape[0] else "c5"
-    return "c5"
+    weight = renamed.get("backbone.fpn.extra_blocks.p6.weight")
+    return "p5" if weight is not None and weight.shape[1] == weight.shape[0] else "c5"
+
+
+def _counted(names: list[str]) -> str:
+    more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
 
 
 def _renamed(name: str, source: Source, detector: str) -> str | None:
@@ -159,7 +166,7 @@ def _group(match: re.Match[str], first: int, place: re.Match[str]) -> str:
     return str(int(value) - by if change[0] == "-" else int(value) // by)
 
 
-def _ordered(name: str, value: Tensor, source: Source, detector: str, shape: torch.Size) -> Tensor:
+def _ordered(name: str, value: Tensor, anchors: AnchorOutputs, shape: torch.Size) -> Tensor:
     if name.startswith("roi_heads.box_predictor.cls_score"):
         return value.roll(1, 0)  # background last -> first
     if name.startswith("roi_heads.box_predictor.bbox_pred"):
@@ -168,10 +175,9 @@ def _ordered(name: str, value: Tensor, source: Source, detector: str, shape: tor
         return torch.cat([torch.zeros_like(value[:4]), value])
     if not name.startswith(_PER_ANCHOR):
         return value
-    scales = _ANCHOR_SCALES[detector]
-    per_anchor = value.unflatten(0, (scales * _ANCHOR_RATIOS, -1))
-    if source == "detectron2":  # size by size -> ratio by ratio
-        per_anchor = per_anchor.unflatten(0, (scales, _ANCHOR_RATIOS)).transpose(0, 1).flatten(0, 1)
+    per_anchor = value.unflatten(0, (anchors.sizes * anchors.ratios, -1))
+    if anchors.by_size:
+        per_anchor = per_anchor.unflatten(0, (anchors.sizes, anchors.ratios)).transpose(0, 1).flatten(0, 1)
     if "head.classification_head.cls_logits" in name:
         nothing = torch.full_like(per_anchor[:, :1], _NEVER if name.endswith("bias") else 0.0)
         per_anchor = torch.cat([nothing, per_anchor], 1)

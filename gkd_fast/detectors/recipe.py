@@ -50,7 +50,8 @@ def torchvision_recipe(spec: DetectorSpec, model: FasterRCNN | RetinaNet, *, min
         InputError: for a backbone that torchvision's own pyramid does not take, and for conventions of input, boxes,
             anchors or RoIAlign that its detectors have no setting for.
     """
-    different = [name for name, value in asdict(spec.conventions).items() if value != getattr(TORCHVISION, name)]
+    values = asdict(spec.conventions)
+    different = [name for name, own in values.items() if own != getattr(TORCHVISION, name) and name != "resize"]
     if different:
         raise InputError(
             "--format: expected torch_export or onnx for a detector that differs from torchvision's in "

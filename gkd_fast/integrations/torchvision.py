@@ -7,20 +7,23 @@
     terms = distiller(images, targets)
     (sum(losses.values()) + sum(terms.values())).backward()
 
-FCOS, RetinaNet, SSD, SSDlite and Faster R-CNN, in the user's own loop.
+FCOS, RetinaNet, SSD, SSDlite and Faster R-CNN, in the user's own loop. The teacher may come from Ultralytics or
+transformers: ``as_teacher`` of `gkd_fast.integrations.ultralytics` and `gkd_fast.integrations.transformers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gkd_fast import distiller
+from gkd_fast.integrations.foreign import SoftLabels, Teacher, shared_levels
 from gkd_fast.watching import Hook, unwrapped
 
 Targets = Sequence[dict[str, Any]]
@@ -33,46 +36,68 @@ class Distiller(distiller.Distiller):
     The teacher runs on the student's batch, normalised as the teacher expects it.
 
     Args:
-        teacher, student: torchvision's detectors.
+        teacher: torchvision's detector, or a `Teacher` of another library.
+        student: torchvision's detector.
         classes: names of the labels 1, 2, ..., or their number.
-        layers, teacher_layers: modules that give feature maps.
+        layers, teacher_layers: modules that give feature maps; None: the backbone, and with a teacher of another
+            library the levels of both networks that have the same strides.
         example: None: drawn as the student's transform has them.
         stage: None: as the student is.
+        soft_labels: of a teacher of another library and a Faster R-CNN or RetinaNet: its classes for the boxes, by the
+            names that both have.
         **options: others of `gkd_fast.Distiller`.
 
     Raises:
         TypeError: for a network without torchvision's transform.
+        ValueError: for a teacher of another library without a class or a stride of the student.
     """
 
     def __init__(
         self,
-        teacher: nn.Module,
+        teacher: nn.Module | Teacher,
         student: nn.Module,
         classes: Iterable[str] | int,
-        layers: Sequence[str] = ("backbone",),
+        layers: Sequence[str] | None = None,
         teacher_layers: Sequence[str] | None = None,
         *,
         example: Tensor | None = None,
         stage: str | None = None,
+        soft_labels: bool = True,
         **options: Any,
     ) -> None:
-        own, other = (_transform(role, net) for role, net in (("student", student), ("teacher", teacher)))
-        batch = _Batch()
+        own, batch = _transform("student", student), _Batch()
         if example is None:
             size = own.fixed_size[::-1] if own.fixed_size else (256, 256)
             example = torch.zeros(1, 3, *size, device=next(student.parameters()).device)
+        self._soft_hooks: list[Any] = []
+        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+        if isinstance(teacher, Teacher):
+            inner = unwrapped(student)
+            if layers is None:
+                layers, teacher_layers = shared_levels(inner, teacher, example, _backbone)
+            soft = None
+            if soft_labels and "logits" not in options and isinstance(inner, (FasterRCNN, RetinaNet)):
+                soft = options["logits"] = SoftLabels(inner, teacher, names)
+            run_teacher = _foreign_run(teacher, own, batch, soft)
+        else:
+            other, soft = _transform("teacher", teacher), None
+
+            def run_teacher(net: nn.Module, images: Tensor) -> Any:
+                return net.backbone(_renormalised(images, own, other, batch.sizes))
+
         super().__init__(
-            teacher,
+            teacher.network if isinstance(teacher, Teacher) else teacher,
             student,
-            classes,
-            layers,
+            names,
+            layers or ("backbone",),
             teacher_layers,
             example=example,
             stage=stage or ("two_stage" if hasattr(unwrapped(student), "roi_heads") else "one_stage"),
-            run_student=lambda net, images: net.backbone(images),
-            run_teacher=lambda net, images: net.backbone(_renormalised(images, own, other, batch.sizes)),
+            run_student=_backbone,
+            run_teacher=run_teacher,
             **options,
         )
+        self._soft_hooks = soft.hooks() if soft else []
         self._batch, self._transform = batch, [own]  # a list, so that it is no submodule
         self._hook = own.register_forward_hook(batch)
 
@@ -101,7 +126,8 @@ class Distiller(distiller.Distiller):
         """Take the hooks off both networks."""
         super().remove()
         self._batch.forget()
-        self._hook.remove()
+        for hook in (self._hook, *self._soft_hooks):
+            hook.remove()
 
     def _prepared(self, loader: Iterable[tuple[Sequence[Tensor], Targets]]) -> Iterator[tuple[Any, ...]]:
         for images, targets in loader:
@@ -129,6 +155,24 @@ class _Batch(Hook):
 
     def forget(self) -> None:
         self.value = None
+
+
+def _backbone(network: nn.Module, images: Tensor) -> Any:
+    return network.backbone(images)
+
+
+def _foreign_run(
+    teacher: Teacher, own: GeneralizedRCNNTransform, batch: _Batch, soft: SoftLabels | None
+) -> Callable[[nn.Module, Tensor], None]:
+    """How a teacher of another library is run on the student's batch; keeps what it predicts for the soft labels."""
+
+    def run(network: nn.Module, images: Tensor) -> None:
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (own.image_mean, own.image_std))
+        predicted = teacher.predict(network, teacher.normalised(images * std + mean, batch.sizes))
+        if soft is not None:
+            soft.predicted, soft.shape = predicted, tuple(images.shape[-2:])
+
+    return run
 
 
 def _transform(role: str, network: nn.Module) -> GeneralizedRCNNTransform:

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from gkd_fast.distiller import Distiller
 from gkd_fast.integrations import state
+from gkd_fast.integrations.foreign import Teacher
 from gkd_fast.methods import Settings
 
 try:
@@ -37,6 +39,7 @@ _LAYERS = {
     "d_fine": ["model.encoder"],
     "detr": ["model.input_projection"],
 }
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EXAMPLE = 256  # pixels; a multiple of every stride
 
 
@@ -78,6 +81,49 @@ def build_distiller(
         run_teacher=_run,
         **options,
     )
+
+
+def as_teacher(
+    teacher: str | Path | nn.Module,
+    *,
+    layers: Sequence[str] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+) -> Teacher:
+    """A detector of transformers as a teacher for `gkd_fast.integrations.torchvision.Distiller`.
+
+    Args:
+        teacher: a model, or what ``from_pretrained`` takes.
+        layers: modules that give feature maps; None: known for RT-DETRv2, D-FINE and DETR.
+        mean, std: of its input in units of 0..1, as its image processor says; None: ImageNet's for DETR, else 0 and 1.
+
+    Raises:
+        ValueError: for a model whose layers are not known, or one for images of one size alone.
+    """
+    if not isinstance(teacher, nn.Module):
+        teacher = AutoModelForObjectDetection.from_pretrained(teacher)
+    config = teacher.config
+    if getattr(config, "eval_size", None) is not None or getattr(config, "anchor_image_size", None) is not None:
+        raise ValueError("teacher: expected eval_size and anchor_image_size None, for images of any size")
+    padded = config.model_type == "detr"
+    default = _IMAGENET if padded else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Teacher(
+        teacher.eval(),
+        layers or _layers(teacher),
+        tuple(config.id2label.values()),
+        _predict,
+        exclusive=padded,
+        mean=mean or default[0],
+        std=std or default[1],
+    )
+
+
+def _predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [N,Q,4] in pixels and class logits of every query."""
+    found = network(pixel_values=images)
+    height, width = images.shape[-2:]
+    boxes = box_convert(found.pred_boxes, "cxcywh", "xyxy") * images.new_tensor([width, height] * 2)
+    return boxes, found.logits
 
 
 def boxes_of_batch(

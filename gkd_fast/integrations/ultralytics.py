@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from gkd_fast.distiller import Distiller
 from gkd_fast.integrations import state
+from gkd_fast.integrations.foreign import Teacher
 from gkd_fast.methods import Settings
 
 try:
@@ -34,6 +36,8 @@ except ImportError as error:
         "gkd_fast.integrations.ultralytics: expected ultralytics >= 8.4.190 (AGPL-3.0), which is no dependency of "
         f"gkd_fast: pip install ultralytics ({error})"
     ) from error
+
+_LETTERBOX = 114 / 255  # of the border around Ultralytics' images
 
 
 def distil(
@@ -64,6 +68,34 @@ def pyramid_layers(network: nn.Module) -> list[str]:
     if not heads:
         raise ValueError(f"network: expected a detection head, {type(network).__name__} has none")
     return [f"model.{index}" for index in heads[-1].f]
+
+
+def as_teacher(teacher: str | Path | nn.Module) -> Teacher:
+    """A YOLO as the teacher of a torchvision detector, see `gkd_fast.integrations.torchvision.Distiller`.
+
+    Args:
+        teacher: a checkpoint that Ultralytics wrote, or a model.
+
+    Raises:
+        ValueError: if it has no detection head, or only the fused one of a YOLO 26, which gives no class but the best.
+    """
+    network = _network(teacher).float().eval()
+    layers = pyramid_layers(network)
+    if network.model[-1].cv2 is None:
+        raise ValueError("teacher: expected a head that is not fused, whose classes can be asked")
+    names = tuple(network.names.values()) if isinstance(network.names, dict) else tuple(network.names)
+    return Teacher(network, layers, names, _predict, exclusive=False, padding=_LETTERBOX)
+
+
+def _predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [N,Q,4] and class logits [N,Q,K] of every cell."""
+    head = network.model[-1]
+    ending, head.end2end = head._end2end if hasattr(head, "_end2end") else False, False
+    try:
+        found = network(images)[0].transpose(1, 2)
+    finally:
+        head.end2end = ending
+    return box_convert(found[..., :4], "cxcywh", "xyxy"), torch.logit(found[..., 4:], eps=1e-6)
 
 
 class DistillationTrainer(DetectionTrainer):

@@ -27,6 +27,8 @@ def predict_images(
     *,
     score: float = 0.5,
     drawn: bool = True,
+    short_side: int | None = None,
+    long_side: int | None = None,
     device: torch.device,
     told: Callable[[str], None] = print,
 ) -> dict[str, list[dict[str, Any]]]:
@@ -38,6 +40,7 @@ def predict_images(
         output: the folder, made here.
         score: least score of a detection, from 0 to 1.
         drawn: whether images are drawn.
+        short_side, long_side: to which images are resized, in pixels; None: as the checkpoint says.
         device: to run on.
         told: takes a line about each image.
 
@@ -55,6 +58,10 @@ def predict_images(
         raise InputError(broken[0] + (f" (the first of {len(broken)} of {len(images)} images)" if broken[1:] else ""))
     trained = load_detector(checkpoint)
     data = from_dict(trained.config).data
+    short_side, long_side = short_side or data.short_side, long_side or data.long_side
+    if long_side < short_side:
+        raise InputError(f"--long-side: expected at least the short side {short_side}, got {long_side}")
+    rule = trained.spec.conventions.resize
     turned = sum(own.orientation != 1 for own in facts)
     if turned:
         told(f"{turned} images turned as their EXIF orientation says")
@@ -70,7 +77,7 @@ def predict_images(
     names = drawn_names(images)
     for number, path in enumerate(images, start=1):
         image = read_image(path, levels=data.grey_levels)
-        found = detect_image(model, image, short_side=data.short_side, long_side=data.long_side, score=score)
+        found = detect_image(model, image, short_side=short_side, long_side=long_side, score=score, rule=rule)
         height, width = image.shape[-2:]
         records["images"].append({"id": number, "file_name": str(path), "width": width, "height": height})
         records["annotations"] += coco_records(found, number, trained.classes, first=len(records["annotations"]) + 1)

@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.transforms.v2.functional import resize
 
 from gkd_fast.config import from_dict
-from gkd_fast.data.transforms import resized_size
+from gkd_fast.evaluation.resizing import Rule, resized
 from gkd_fast.runs.detector_file import load_detector
 
 
@@ -39,18 +38,24 @@ def load(path: str | PathLike[str]) -> FasterRCNN | RetinaNet:
     detector = checkpoint.build()
     own = detector.transform
     detector.transform = ResizeAsTrained(data.short_side, data.long_side, own.image_mean, own.image_std)
+    detector.transform.rule = checkpoint.spec.conventions.resize
     detector.classes = checkpoint.classes
     return detector.eval()
 
 
 class ResizeAsTrained(GeneralizedRCNNTransform):
-    """torchvision's detector transform, with antialiasing as in our training data."""
+    """torchvision's detector transform, with antialiasing as in our training data, or by another library's rule."""
+
+    rule: Rule = "antialiased"
 
     def resize(self, image: Tensor, target: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any] | None]:
-        """An image [3,H,W] and its boxes [B,4], by short and long side."""
-        height, width = image.shape[-2:]
-        size = resized_size((height, width), short_side=self.min_size[-1], long_side=self.max_size)
+        """A normalised image [3,H,W] and its boxes [B,4], by short and long side."""
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        fractions = image * std + mean  # OpenCV's and Pillow's rules are about whole numbers of 0 to 255
+        sample = resized(fractions, self.rule, short_side=self.min_size[-1], long_side=self.max_size)
+        sample = (sample - mean) / std
         if target is not None:
+            (height, width), size = image.shape[-2:], sample.shape[-2:]
             scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)
             target = {**target, "boxes": target["boxes"] * scale}
-        return resize(image, list(size), antialias=True), target
+        return sample, target

@@ -270,18 +270,27 @@ def one_stage_result(
     net: Network,
     *,
     both: bool,
+    clip_first: bool,
 ) -> Detections:
-    """Score above 0.05, the best 1000 of every level, NMS 0.5 class by class, the best of all."""
+    """Score above 0.05, the best 1000 of every level, NMS 0.5 class by class, the best of all that have an area."""
     boxes, values, labels = [], [], []
     for logit, offset, own in zip(logits, offsets, anchors, strict=True):
         score = logit.sigmoid()
         row, label = torch.where(score > 0.05)
         value, best = score[row, label].sort(descending=True, stable=True)
         row, label = row[best[:1000]], label[best[:1000]]
-        boxes.append(clipped(decoded(own[row], offset[row], (1.0, 1.0, 1.0, 1.0), both=both), size))
+        boxes.append(decoded(own[row], offset[row], (1.0, 1.0, 1.0, 1.0), both=both))
         values.append(value[:1000])
         labels.append(label)
-    return _best(torch.cat(boxes), torch.cat(values), torch.cat(labels), net.detections)
+    box, value, label = torch.cat(boxes), torch.cat(values), torch.cat(labels)
+    if clip_first:
+        box = clipped(box, size)
+        area = ((box[:, 2:] - box[:, :2]) > 0).all(1)
+        return _best(box[area], value[area], label[area], net.detections)
+    box, value, label = _best(box, value, label, net.detections)
+    box = clipped(box, size)
+    area = ((box[:, 2:] - box[:, :2]) > 0).all(1)
+    return box[area], value[area], label[area]
 
 
 def _best(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> Detections:
@@ -322,7 +331,7 @@ def mmdet_retinanet(w: Weights, image: Tensor, net: Network) -> Detections:
     logits, offsets = _dense_heads(w, maps, towers, (0, 1, 2, 3), ("bbox_head.retina_cls", "bbox_head.retina_reg"), net)
     octaves = tuple(4 * 2 ** (i / 3) for i in range(3))
     anchors = [mmdet_anchors(x.shape, 8 * 2**i, octaves) for i, x in enumerate(maps)]
-    return one_stage_result(logits, offsets, anchors, tuple(image.shape[1:]), net, both=True)
+    return one_stage_result(logits, offsets, anchors, tuple(image.shape[1:]), net, both=True, clip_first=True)
 
 
 def detectron2_retinanet(w: Weights, image: Tensor, net: Network) -> Detections:
@@ -331,7 +340,7 @@ def detectron2_retinanet(w: Weights, image: Tensor, net: Network) -> Detections:
     logits, offsets = _dense_heads(w, maps, towers, (0, 2, 4, 6), ("head.cls_score", "head.bbox_pred"), net)
     sizes = [tuple(x * 2 ** (i / 3) for i in range(3)) for x in (32, 64, 128, 256, 512)]
     anchors = [detectron2_anchors(x.shape, 8 * 2**i, sizes[i]) for i, x in enumerate(maps)]
-    return one_stage_result(logits, offsets, anchors, tuple(image.shape[1:]), net, both=False)
+    return one_stage_result(logits, offsets, anchors, tuple(image.shape[1:]), net, both=False, clip_first=False)
 
 
 def _dense_heads(

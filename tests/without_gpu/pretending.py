@@ -161,7 +161,9 @@ def _is_cuda(device: Any) -> bool:
 def _place() -> str:
     """Innermost frame of the package, and of torchvision within it; a backward pass of torch's own has none."""
     frames = [frame for frame in traceback.extract_stack() if Path(frame.filename) != HERE]
-    own = next((frame for frame in reversed(frames) if Path(frame.filename).parts[: len(CODE.parts)] == CODE.parts), None)
+    own = next(
+        (frame for frame in reversed(frames) if Path(frame.filename).parts[: len(CODE.parts)] == CODE.parts), None
+    )
     if own is None:
         own = next((frame for frame in reversed(frames) if Path(frame.filename).parent == HERE.parent), None)
         return f"{Path(own.filename).name} {own.name}" if own else "backward"

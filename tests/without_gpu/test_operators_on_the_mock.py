@@ -95,8 +95,9 @@ def test_a_stream_of_another_device_is_refused():
     kernel(x, BLOCK=8)
     with torch.cuda.stream(second), torch.cuda.device(0):
         handle = second.cuda_stream
-        with pytest.raises(RuntimeError, match="stream of another device"), torch.cuda.stream(
-            torch.cuda.ExternalStream(handle, device=FIRST)
+        with (
+            pytest.raises(RuntimeError, match="stream of another device"),
+            torch.cuda.stream(torch.cuda.ExternalStream(handle, device=FIRST)),
         ):
             x.add_(1)
 

@@ -17,7 +17,10 @@ def on_device(*sizes: int) -> Tensor:
 
 MISTAKES: dict[str, tuple[str, Callable[[], object]]] = {
     "a tensor of the host beside one of the device": ("mixed devices", lambda: on_device(3) * torch.ones(3)),
-    "a number of the host joined to the device's": ("mixed devices", lambda: torch.stack([on_device(), torch.ones(())])),
+    "a number of the host joined to the device's": (
+        "mixed devices",
+        lambda: torch.stack([on_device(), torch.ones(())]),
+    ),
     "a number read": ("wait", lambda: on_device(3).sum().item()),
     "a truth asked for": ("wait", lambda: bool((on_device(3) > 0).all())),
     "numbers read": ("wait", lambda: on_device(3).tolist()),

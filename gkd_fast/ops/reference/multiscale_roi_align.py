@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_MOST_SAMPLES = 2**24
+
 
 def multiscale_roi_align(
     features: Sequence[Tensor],
@@ -70,27 +72,30 @@ def _axis(
 ) -> tuple[Tensor, Tensor]:
     """Cells and weights [B,bins,2*samples] of the sample points along one axis.
 
-    With sampling_ratio 0 the number of samples is ceil(length / bins) for each box; the largest of them is
-    read back.
+    With sampling_ratio 0 the number of samples is ceil(length / bins) for each box, of which those are looked at that
+    may lie in the map; their largest number is read back. A bin of more than 2**24 samples has none: beyond, float32
+    tells them no longer apart, and the map's share of the bin is nothing.
     """
     length = end - start if aligned else (end - start).clamp(min=1.0)
+    bin_size = (length / bins)[:, None, None]
+    base = start[:, None, None] + torch.arange(bins, device=start.device)[None, :, None] * bin_size
     if sampling_ratio > 0:
-        samples = torch.full_like(length, sampling_ratio)
-        most = sampling_ratio
+        samples = torch.full_like(bin_size, sampling_ratio)
+        first, most = torch.zeros_like(base), sampling_ratio
     else:
-        samples = (length / bins).ceil()
-        most = int(samples.max().clamp(min=1.0)) if samples.numel() else 1
-    bin_size = length / bins
-    bin_index = torch.arange(bins, device=start.device)[None, :, None]
-    sample_index = torch.arange(most, device=start.device)[None, None, :]
-    samples = samples[:, None, None]
-    inner = (sample_index + 0.5) * bin_size[:, None, None] / samples.clamp(min=1.0)
-    position = start[:, None, None] + bin_index * bin_size[:, None, None] + inner
+        samples = bin_size.ceil()
+        samples = samples.where((samples >= 1) & (samples <= _MOST_SAMPLES), 0.0)
+        step = bin_size / samples.clamp(min=1.0)  # more than half a cell
+        first = ((-1 - base) / step - 4).floor().nan_to_num().clamp(min=0.0).minimum(samples)
+        inside = (((size[:, None, None] - base) / step + 4).ceil().nan_to_num().minimum(samples) - first).clamp(min=0.0)
+        most = max(1, int(inside.max())) if inside.numel() else 1
+    sample_index = first + torch.arange(most, device=start.device)
+    position = base + (sample_index + 0.5) * bin_size / samples.clamp(min=1.0)
 
     size = size[:, None, None]
     used = (sample_index < samples) & (position >= -1.0) & (position <= size)
     last = size - 1
-    position = torch.minimum(position.clamp(min=0.0), last.to(position.dtype))
+    position = torch.minimum(position.nan_to_num().clamp(min=0.0), last.to(position.dtype))
     low = position.long()
     high = torch.minimum(low + 1, last)
     fraction = position - low

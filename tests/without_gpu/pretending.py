@@ -1,8 +1,8 @@
 """Tensors that say they lie on cuda:0 and compute on the CPU: what a device path does is seen, with right values.
 
-Every operator that touches such a tensor is looked at before it runs. Found are tensors of both devices in one operator,
-waits of the host, results in float64, and products in float32, which mixed precision is to make rare. The process runs on the mock device,
-for torch keeps streams and events for cuda:0.
+Every operator that touches such a tensor is looked at before it runs. Found are tensors of both devices in one
+operator, waits of the host, results in float64, and products in float32, which mixed precision is to make rare. The
+process runs on the mock device, for torch keeps streams and events for cuda:0.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _is_cuda(device: Any) -> bool:
 
 def _place() -> str:
     """Innermost frame of the package, and of torchvision within it; a backward pass of torch's own has none."""
-    frames = [frame for frame in traceback.extract_stack() if Path(frame.filename) != HERE]
+    frames = [f for f in traceback.extract_stack() if Path(f.filename) != HERE and not f.name.startswith("<")]
     own = next(
         (frame for frame in reversed(frames) if Path(frame.filename).parts[: len(CODE.parts)] == CODE.parts), None
     )

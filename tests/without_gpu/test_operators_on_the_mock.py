@@ -1,4 +1,4 @@
-"""The operators' real host side on the mock device: graphs, streams, a second device, waits; and each net's own proof."""
+"""The operators' real host side on the mock device: graphs, streams, a second device, waits; each net proves itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gkd_fast import ops
 from gkd_fast.kernels import pairwise_discrepancy
 
 sys.path.append(str(Path(__file__).parents[1] / "gpu"))
-from problems import PROBLEMS  # noqa: E402
+from problems import PROBLEMS
 
 FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 CUDA_OPERATORS = ("box_mean_pool", "multiscale_roi_align")
@@ -63,9 +63,9 @@ def test_a_wait_in_a_graph_is_refused():
 
 def test_work_beside_the_captured_stream_is_refused():
     x, other = torch.ones(3, device=FIRST), torch.cuda.Stream()
-    with pytest.raises(RuntimeError, match="captur"), torch.cuda.graph(torch.cuda.CUDAGraph()):
-        with torch.cuda.stream(other):
-            x.add_(1)
+    graph = torch.cuda.graph(torch.cuda.CUDAGraph())
+    with pytest.raises(RuntimeError, match="captur"), graph, torch.cuda.stream(other):
+        x.add_(1)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -89,17 +89,11 @@ def test_a_launcher_that_forgets_the_device_is_seen(monkeypatch):
 
 def test_a_stream_of_another_device_is_refused():
     with torch.cuda.device(1):
-        second = torch.cuda.Stream()
-    kernel = filled[(1,)]
-    x = torch.ones(8, device=FIRST)
-    kernel(x, BLOCK=8)
-    with torch.cuda.stream(second), torch.cuda.device(0):
-        handle = second.cuda_stream
-        with (
-            pytest.raises(RuntimeError, match="stream of another device"),
-            torch.cuda.stream(torch.cuda.ExternalStream(handle, device=FIRST)),
-        ):
-            x.add_(1)
+        handle = torch.cuda.Stream().cuda_stream
+    x = torch.ones(3, device=FIRST)
+    stream = torch.cuda.ExternalStream(handle, device=FIRST)
+    with pytest.raises(RuntimeError, match="stream of another device"), torch.cuda.stream(stream):
+        x.add_(1)
 
 
 @triton.jit

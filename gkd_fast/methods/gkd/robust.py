@@ -156,7 +156,10 @@ def _trust(student: Tensor, teacher: Tensor) -> Tensor:
 def channel_means(maps: Sequence[Tensor]) -> list[Tensor]:
     """The mean of every channel [C_l] over all cells of the global batch."""
     sums = [feature.float().sum((0, 2, 3)) for feature in maps]
-    cells = sums[0].new_tensor([feature.shape[0] * feature.shape[2] * feature.shape[3] for feature in maps])
+    # A tensor of numbers of the host would be copied to the device while the host waits.
+    cells = torch.cat(
+        [part.new_full((1,), f.shape[0] * f.shape[2] * f.shape[3]) for part, f in zip(sums, maps, strict=True)]
+    )
     *totals, cells = parallel.total(torch.cat([*sums, cells])).split([*(part.numel() for part in sums), len(maps)])
     return [total / count.clamp(min=1) for total, count in zip(totals, cells, strict=True)]
 

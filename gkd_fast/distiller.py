@@ -57,8 +57,8 @@ class Distiller(nn.Module):
         method: NAME[@FACTOR][+...], see `gkd_fast.methods`; None: as the settings say.
         boxes: ``xyxy`` in pixels of the batch, or ``cxcywh`` normalised by its sides.
         strides: of the student's maps, in pixels; None: from the sizes of images and maps, in every step.
-        stage: ``two_stage`` takes the mean of feature losses over the levels, and softmax for soft labels;
-            ``one_stage`` the sum, and sigmoids.
+        stage: ``two_stage`` takes softmax for soft labels, ``one_stage`` sigmoids; in published feature units also the
+            mean, and the sum, of gkd's feature losses over the levels.
         settings: of the methods.
         run_student, run_teacher: how a network is run on images, where that is not ``network(images)``.
         logits: gives the class logits of both networks for each box, for soft labels; None: there are none.

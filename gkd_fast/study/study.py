@@ -43,7 +43,7 @@ class StudyConfig:
 
     methods: Annotated[tuple[str, ...], MAIN] = ("gkd",)
     """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --method of gkd-fast train; FACTOR multiplies
-    all weights of its term (published weights belong to 256 channels and images of 800 x 1333 pixels);
+    all weights of its term; "recommended" is gkd+fgfi+robust;
     "robust" among the names sets --robust-masks. The student without a teacher is always there."""
     seeds: Annotated[tuple[int, ...], MAIN] = (0, 1, 2)
     """Seeds of the students; the first one is the teacher's, too."""

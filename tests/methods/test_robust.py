@@ -11,7 +11,7 @@ from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import Adapters, PrototypeBank, robust_distilling, robust_weights, soft_label_loss
 from gkd_fast.methods.gkd.robust import background_trust, nearest_cosine
-from gkd_fast.methods.units import TeacherUnits
+from gkd_fast.methods.units import TeacherUnits, Units
 
 CONFIG = Settings()
 
@@ -167,6 +167,27 @@ def test_a_box_is_foreground_on_every_level_by_the_weight_it_has_there() -> None
         student, adapted, teacher, instances, None, bank, published, stage="one_stage", kappa=1
     )
     assert float(others["foreground"]) != pytest.approx(float(terms["foreground"]), rel=1e-3)
+
+
+def test_in_units_of_the_teacher_levels_are_averaged_and_divided_by_their_variances() -> None:
+    student, teacher, adapted = make_maps(6), make_maps(8, seed=1), make_maps(8, seed=2)
+    units = Units([torch.zeros(8)] * 3, torch.tensor([1.0, 2.0, 4.0]))
+
+    def terms(levels: slice, given: Units | None, stage: str) -> dict[str, Tensor]:
+        bank = make_bank()
+        cut = dataclasses.replace(
+            bank, student=bank.student[levels], teacher=bank.teacher[levels], strides=bank.strides[levels]
+        )
+        maps = student[levels], adapted[levels], teacher[levels]
+        config = dataclasses.replace(CONFIG, background_trust="none")
+        return robust_distilling(*maps, make_instances(), None, cut, config, stage=stage, kappa=1, units=given)[0]
+
+    alone = [terms(slice(level, level + 1), None, "two_stage") for level in range(3)]
+    for stage in ("one_stage", "two_stage"):
+        together = terms(slice(0, 3), units, stage)
+        for name in ("foreground", "background"):
+            expected = sum(own[name] / deviation**2 for own, deviation in zip(alone, (1, 2, 4), strict=True)) / 3
+            torch.testing.assert_close(together[name], expected)
 
 
 def test_gradients_reach_the_student_and_the_adapters() -> None:

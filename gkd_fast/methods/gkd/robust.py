@@ -253,11 +253,12 @@ def robust_distilling(
         bank: prototypes; None while there are none: every weight is then 1, and the global loss 0. An instance of a
             negative class is padding, whose weight is 0.
         settings: weights and variants of the terms.
-        stage: ``two_stage`` (feature losses: mean over levels) or ``one_stage`` (sum).
+        stage: ``two_stage`` (feature losses: mean over levels) or ``one_stage`` (sum, but for the mean with units).
         kappa: attenuation, 1 - epoch / epochs.
         strides: None: those of the bank in both networks.
         imitated: the teacher's maps in the sizes of the student's; None: they have them.
-        units: the feature losses are divided by the variance of each level; None: not, as published.
+        units: the feature losses are divided by the variance of each level, and the mean over levels is taken; None: as
+            published.
 
     Returns:
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
@@ -277,7 +278,7 @@ def robust_distilling(
     foreground, background = _imitation(adapted, imitated, instances, omega, strides[0], settings, trust)
     if units is not None:
         foreground, background = (loss / units.deviations.square() for loss in (foreground, background))
-    over_levels = torch.mean if stage == "two_stage" else torch.sum
+    over_levels = torch.mean if stage == "two_stage" or units is not None else torch.sum
     terms = {
         "global": kappa * settings.global_weight * whole,
         "foreground": kappa * settings.foreground_weight * over_levels(foreground),

@@ -20,7 +20,7 @@ class Instances:
     Attributes:
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of the batch.
-        labels: int64 [B], class from 0 (background has no number here).
+        labels: int64 [B], class from 0 (background has no number here); -1: padding, which counts for nothing.
     """
 
     boxes: Tensor
@@ -47,12 +47,6 @@ class SoftPairs:
     student_embedding: Tensor | None = None
     teacher_embedding: Tensor | None = None
     exclusive: bool = False
-
-    def of_instances(self) -> SoftPairs:
-        """The places of an instance alone, for losses that depend on their order; waits for the device."""
-        chosen = torch.where(self.instance >= 0)[0]
-        rows = {name: value[chosen] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return SoftPairs(**rows, exclusive=self.exclusive)
 
 
 def image_numbers(rows: Sequence[Tensor]) -> Tensor:

@@ -37,24 +37,6 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def share(count: int, like: Tensor) -> Tensor | float:
-    """This process's part of a count: what turns a mean over its own samples into a part of the mean over all.
-
-    The parts of all processes add up to the mean over the global batch.
-
-    Args:
-        count: of the samples that this process's mean is over.
-        like: any tensor on the device.
-
-    Returns:
-        A float32 scalar on the device; 1 where one process trains.
-    """
-    if world_size() == 1:
-        return 1.0
-    own = torch.full((), float(count), device=like.device)
-    return own / total(own).clamp(min=1)
-
-
 def largest(value: int) -> int:
     """The largest of a number over all processes."""
     if world_size() == 1:

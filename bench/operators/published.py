@@ -181,7 +181,7 @@ def robust_distilling(
     if stage == "two_stage":
         soft_term = _soft_label_loss(soft, instances.labels, bank, config.temperature)
     else:
-        soft_term = soft_label_loss(soft.of_instances(), omega.float(), instances, bank, config)
+        soft_term = soft_label_loss(soft, omega.float(), instances, bank, config)
     terms = {
         "global": kappa * config.global_weight * discrepancy.sum(),
         "foreground": kappa

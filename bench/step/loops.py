@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou
 
 from bench.operators import published
@@ -28,11 +27,13 @@ from gkd_fast.detectors import (
     specs,
 )
 from gkd_fast.distiller import Distiller
+from gkd_fast.instances import Instances, SoftPairs, image_numbers
 from gkd_fast.options import changed
 from gkd_fast.training.distilling import build_distiller, distilled_terms, freeze_teacher
 from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
+_MOST_BOXES = 64  # of a scene, in a compiled step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,12 @@ class Scale:
     proposals: int = 1000
     rois: int = 512
     images: int = 32
+    anchor_size: int = 32
+    pyramid_norm: bool = False
+    freeze_norm: bool = True
+    student_width: float = 1.0
+    student_channels: int | None = None  # None: as the teacher
+    student_head: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +93,15 @@ class Loop(Protocol):
 
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Any: ...
 
-    def _compiled(self) -> AbstractContextManager[None]: ...
-
 
 def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Config:
     """Published sizes of a detector; scenes in the place of photographs."""
-    model = {"teacher": scale.teacher, "student": scale.student, "teacher_width": 1.0, "student_width": 1.0}
-    model |= {"teacher_channels": scale.channels, "student_channels": scale.channels}
-    model |= {"teacher_head": scale.head, "student_head": scale.head, "anchor_size": 32}
-    model |= {"proposals": scale.proposals, "rois": scale.rois, "pyramid_norm": False, "freeze_norm": True}
+    model = {"teacher": scale.teacher, "student": scale.student, "teacher_width": 1.0}
+    model |= {"student_width": scale.student_width, "teacher_channels": scale.channels, "teacher_head": scale.head}
+    model |= {"student_channels": scale.student_channels or scale.channels}
+    model |= {"student_head": scale.student_head or scale.head, "anchor_size": scale.anchor_size}
+    model |= {"proposals": scale.proposals, "rois": scale.rois}
+    model |= {"pyramid_norm": scale.pyramid_norm, "freeze_norm": scale.freeze_norm}
     config = changed(PLAIN, {"detector": detector, **model})
     return replace(config, "run", amp=amp, compile="on" if compiled else "off", device="cpu")
 
@@ -105,9 +112,12 @@ def make_data(scale: Scale) -> PreparedDataset:
     return PreparedDataset(scenes, short_side=scale.side, long_side=scale.side, flip=0.5, cache=True)
 
 
-def make_loop(variant: str, detector: str, scale: Scale, classes: tuple[str, ...]) -> Loop:
-    """The loop of a variant, by its key."""
-    config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=VARIANTS[variant].compiled)
+def make_loop(
+    variant: str, detector: str, scale: Scale, classes: tuple[str, ...], *, compiled: bool | None = None
+) -> Loop:
+    """The loop of a variant, by its key; `compiled`: None as the variant says."""
+    compiled = VARIANTS[variant].compiled if compiled is None else compiled
+    config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=compiled)
     device = torch.device("cpu")
     torch.manual_seed(0)
     teacher_spec, student_spec = specs(config.model)
@@ -117,7 +127,7 @@ def make_loop(variant: str, detector: str, scale: Scale, classes: tuple[str, ...
     freeze_teacher(teacher, device)
     adapter = adapt(student)
     distiller = build_distiller(adapt(teacher), adapter, classes, config.distill)
-    return TrainStep(adapter, config, 1e-4, device, distiller)
+    return TrainStep(adapter, config, 1e-4, device, distiller, most=_MOST_BOXES)
 
 
 class TorchvisionLoop:
@@ -162,9 +172,6 @@ class TorchvisionLoop:
         nn.utils.clip_grad_norm_(self.trainable, 10.0)
         self.optimizer.step()
 
-    def _compiled(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
 
 def _as_torchvision(model: nn.Module) -> DetectorAdapter:
     """The adapter with torchvision's own RoIAlign and losses."""
@@ -174,18 +181,71 @@ def _as_torchvision(model: nn.Module) -> DetectorAdapter:
 
 
 class _PlainFasterRCNN(FasterRCNNAdapter):
-    def _roi_align(self) -> nn.Module:
-        return self.model.roi_heads.box_roi_pool
+    """Sizes follow from the data: as many instances as there are positive proposals."""
+
+    def train_pass(self, images: ImageList, targets: Targets) -> StudentPass:
+        targets = plain_targets(targets, images.tensors.device)
+        rpn, heads = self.model.rpn, self.model.roi_heads
+        pyramid = self.pyramid(images)
+        proposals, losses = rpn(images, pyramid, targets)
+        proposals, _, labels, regression_targets = heads.select_training_samples(proposals, targets)
+        sizes = [tuple(images.tensors.shape[-2:])] * len(proposals)
+        roi = heads.box_roi_pool(pyramid, proposals, sizes)
+        logits, box_regression = self.box_predictor(heads.box_head(roi))
+        loss_class, loss_box = fastrcnn_loss(logits, box_regression, labels, regression_targets)
+        losses |= {"loss_classifier": loss_class, "loss_box_reg": loss_box}
+        boxes, classes = torch.cat(proposals), torch.cat(labels)
+        positive = torch.where(classes > 0)[0]
+        instances = Instances(boxes[positive], image_numbers(proposals)[positive], classes[positive] - 1)
+        soft = {"logits": logits[positive], "roi": roi[positive], "size": sizes[0]}
+        return StudentPass(losses, list(pyramid.values()), instances, targets, soft)
+
+    def classify(self, pyramid: dict[str, Tensor], boxes: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            roi = self.model.roi_heads.box_roi_pool(pyramid, boxes, [size] * len(boxes))
+            return self.box_predictor(self.model.roi_heads.box_head(roi))[0], roi
+
+    def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
+        instances = own.instances
+        boxes = [instances.boxes[instances.image_index == image] for image in range(len(own.targets))]
+        logits, roi = teacher.classify(teacher_pyramid, boxes, own.soft["size"])
+        return SoftPairs(
+            student=own.soft["logits"],
+            teacher=logits,
+            instance=torch.arange(len(logits)),
+            level=self._levels(own),
+            student_embedding=own.soft["roi"].mean((2, 3)),
+            teacher_embedding=roi.mean((2, 3)),
+        )
 
 
 class _PlainRetinaNet(RetinaNetAdapter):
-    def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
-        return self.model.proposal_matcher(box_iou(boxes, anchors))
+    def train_pass(self, images: ImageList, targets: Targets) -> StudentPass:
+        targets = plain_targets(targets, images.tensors.device)
+        model = self.model
+        features = list(self.pyramid(images).values())
+        outputs = model.head(features)
+        anchors = model.anchor_generator(images, features)
+        matched = [
+            model.proposal_matcher(box_iou(target["boxes"], boxes))
+            if len(target["boxes"])
+            else boxes.new_full(boxes.shape[:1], -1, dtype=torch.int64)
+            for boxes, target in zip(anchors, targets, strict=True)
+        ]
+        losses = model.head.compute_loss(targets, outputs, anchors, matched)
+        losses = {f"loss_{name.removeprefix('loss_')}": value for name, value in losses.items()}
+        classes = model.head.classification_head.num_classes
+        logits = classify_maps(outputs["cls_logits"], features, classes)
+        counts = targets.padded.counts
+        soft = {"logits": logits, "matched": torch.stack(matched), "first": counts.cumsum(0) - counts}
+        return StudentPass(losses, features, targets.flat, targets, soft)
 
-    def _classification_loss(self, logits: Tensor, targets: Targets, matched: list[Tensor]) -> Tensor:
-        return self.model.head.classification_head.compute_loss(targets, {"cls_logits": logits}, matched)
 
-    def _box_loss(
-        self, outputs: dict[str, Tensor], targets: Targets, anchors: list[Tensor], matched: Iterable[Tensor]
-    ) -> Tensor:
-        return self.model.head.regression_head.compute_loss(targets, outputs, anchors, matched)
+def classify_maps(rows: Tensor, features: list[Tensor], classes: int) -> list[Tensor]:
+    """Rows [N,A,K] as the maps [N,A_l*K,H_l,W_l] that they were joined from."""
+    per_cell = rows.shape[1] // sum(f.shape[2] * f.shape[3] for f in features)
+    parts = rows.split([per_cell * f.shape[2] * f.shape[3] for f in features], 1)
+    return [
+        part.unflatten(1, (*feature.shape[2:], per_cell)).permute(0, 3, 4, 1, 2).flatten(1, 2)
+        for part, feature in zip(parts, features, strict=True)
+    ]

@@ -40,14 +40,15 @@ class Row:
     images_per_second: float
     step_s: float
     peak_mb: float | None
-    parts_s: dict[str, float]
+    parts_s: dict[str, float] | None  # None: one graph has no parts
     operations: float
     product_rate: float
-    distillation_share: float
+    distillation_share: float | None
     pass_share: float
     harvest_share: float
     ratio: float | None = None  # in images a second, to variant a
-    graphs: dict[str, int] | None = None
+    graphs: int | None = None
+    compile_s: float | None = None
 
 
 def measure(detectors: Sequence[str], variants: Sequence[str], steps: int, scale: Scale) -> list[Row]:
@@ -82,8 +83,11 @@ def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int
         seconds.append(seconds_of(lambda: loop(next(batches), 1.0)))
         product_s += [seconds_of(product.call) for _ in range(10)]
     step_s = statistics.median(seconds)
-    parts = [time_parts(loop, batches) for _ in range(max(2, steps // 2))]
-    parts_s = {name: statistics.median(sample[name] for sample in parts) for name in PARTS}
+    compiled = getattr(loop, "compiled", None)
+    parts_s = None
+    if compiled is None:
+        parts = [time_parts(loop, batches) for _ in range(max(2, steps // 2))]
+        parts_s = {name: statistics.median(sample[name] for sample in parts) for name in PARTS}
     with autocast():
         pass_s = seconds_of(lambda: _collect(loop, candidates)) / (len(candidates) * scale.batch)
     harvest_s = _harvest_seconds(loop, batches) / scale.batch
@@ -98,10 +102,11 @@ def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int
         parts_s=parts_s,
         operations=_operations(loop, next(batches)),
         product_rate=product.amount / statistics.median(product_s),
-        distillation_share=parts_s["distillation"] / sum(parts_s.values()),
+        distillation_share=parts_s and parts_s["distillation"] / sum(parts_s.values()),
         pass_share=(EPOCH * pass_s + generate_s) / epoch_s,
         harvest_share=(EPOCH * harvest_s + generate_s) / epoch_s,
-        graphs=getattr(getattr(loop, "compiler", None), "graphs", None),
+        graphs=compiled and len(compiled.seconds),
+        compile_s=compiled and sum(compiled.seconds.values()),
     )
 
 

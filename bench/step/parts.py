@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from bench.step.loops import Loop
 from gkd_fast.detectors import StudentPass
@@ -56,23 +57,22 @@ def time_parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
     timed = [(loop.distiller, "_teach"), *([(teacher, "classify")] if hasattr(teacher, "classify") else [])]
     for owner, name in timed:
         setattr(owner, name, clock.timed("teacher", getattr(owner, name), "distillation"))
-    with loop._compiled():
-        with clock.part("data"):
-            batch = next(batches)
-            images, targets = loop.prepare(batch)
-        autocast = loop.precision.autocast if loop.precision else nullcontext
-        with clock.part("student"), autocast():
-            own = loop.student_pass(images, targets)
-        loop.optimizer.zero_grad(set_to_none=True)
-        with clock.part("distillation"):
-            cut, roots, copies = _cut(own)
-            with autocast():
-                distilled = loop.distil(cut, images, 1.0)
-            torch.stack(list(distilled.values())).sum().backward()
-        with clock.part("student"):
-            pairs = [(root, copy.grad) for root, copy in zip(roots, copies, strict=True) if copy.grad is not None]
-            total = torch.stack(list(own.losses.values())).sum()
-            torch.autograd.backward([total, *(root for root, _ in pairs)], [None, *(grad for _, grad in pairs)])
+    with clock.part("data"):
+        batch = next(batches)
+        images, targets = loop.prepare(batch)
+    autocast = loop.precision.autocast if loop.precision else nullcontext
+    with clock.part("student"), autocast():
+        own = loop.student_pass(images, targets)
+    loop.optimizer.zero_grad(set_to_none=True)
+    with clock.part("distillation"):
+        cut, roots, copies = _cut(own)
+        with autocast():
+            distilled = loop.distil(cut, images, 1.0)
+        torch.stack(list(distilled.values())).sum().backward()
+    with clock.part("student"):
+        pairs = [(root, copy.grad) for root, copy in zip(roots, copies, strict=True) if copy.grad is not None]
+        total = torch.stack(list(own.losses.values())).sum()
+        torch.autograd.backward([total, *(root for root, _ in pairs)], [None, *(grad for _, grad in pairs)])
     with clock.part("optimizer"):
         loop.update({**own.losses, **distilled}, [target["image_id"] for target in targets])
     for owner, name in timed:
@@ -82,9 +82,9 @@ def time_parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
 
 def _cut(own: StudentPass) -> tuple[StudentPass, list[Tensor], list[Tensor]]:
     """The pass on copies outside of the student's graph, what they were copied from, and the copies."""
-    names = [name for name in ("logits", "roi") if name in own.soft]
-    roots = [*own.features, *(own.soft[name] for name in names)]
+    shown = {name: own.soft[name] for name in ("logits", "roi") if name in own.soft}
+    roots = [*own.features, *tree_leaves(shown)]
     copies = [root.detach().requires_grad_() for root in roots]
     count = len(own.features)
-    soft = {**own.soft, **dict(zip(names, copies[count:], strict=True))}
+    soft = {**own.soft, **tree_unflatten(copies[count:], tree_structure(shown))}
     return dataclasses.replace(own, features=copies[:count], soft=soft), roots, copies

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from gkd_fast import __version__
+from gkd_fast.cli.waiting import limit_spinning
 
 COMMANDS = {
     "inspect": "is your data read right? its facts, and a page with charts and drawn examples",
@@ -41,6 +43,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
         name: key of `COMMANDS`.
         arguments: behind the name; None: this process's.
     """
+    limit_spinning(os.environ)
     from gkd_fast.runs.exits import run_command  # takes torch along, which the list of commands can do without
 
     run_command(import_module(f"gkd_fast.cli.{name}").main, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from gkd_fast.detectors.constants import remembered
+from gkd_fast.detectors.truth import BatchTargets, Target
 from gkd_fast.instances import Instances, image_numbers
-
-Target = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class StudentPass:
         losses: the detector's own loss terms, float32 scalars; where several processes train, the parts that add up
             to the terms of the global batch.
         features: L maps [N,C,H_l,W_l] of the feature pyramid.
-        instances: the instances to distil.
+        instances: the instances to distil; class -1 marks places without one.
         targets: the ground truth, boxes and labels of each image.
         soft: what it takes to query the teacher about the same places.
     """
@@ -32,7 +33,7 @@ class StudentPass:
     losses: dict[str, Tensor]
     features: list[Tensor]
     instances: Instances
-    targets: list[dict[str, Tensor]]
+    targets: Sequence[Target]
     soft: dict[str, Any]
 
 
@@ -49,11 +50,24 @@ def normalised_batch(model: nn.Module, images: list[Tensor], size: tuple[int, in
     if size is None:
         multiple = transform.size_divisible
         size = tuple(-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
-    batch = torch.zeros(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
+    batch = torch.empty(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
     mean, std = (_channels(tuple(values), batch.device) for values in (transform.image_mean, transform.image_std))
     for image, padded, (height, width) in zip(images, batch, sizes, strict=True):
-        padded[:, :height, :width].copy_(image).div_(255).sub_(mean).div_(std)
+        padded[:, :height, :width].copy_(image)
+    batch.div_(255).sub_(mean).div_(std)
+    for padded, (height, width) in zip(batch, sizes, strict=True):
+        if height < size[0]:
+            padded[:, height:].zero_()
+        if width < size[1]:
+            padded[:, :height, width:].zero_()
     return ImageList(batch, sizes)
+
+
+def sizes_of(images: ImageList) -> Tensor:
+    """float32 [N,4], width, height, width, height of each image before padding, on the device."""
+    device = images.tensors.device
+    sizes = torch.tensor([(width, height) * 2 for height, width in images.image_sizes], dtype=torch.float32)
+    return sizes.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sizes.to(device)
 
 
 @lru_cache
@@ -62,20 +76,15 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)[:, None, None]
 
 
-def plain_targets(targets: list[Target], device: torch.device) -> list[dict[str, Any]]:
+def plain_targets(targets: Sequence[Target], device: torch.device, most: int | None = None) -> BatchTargets:
     """Boxes and labels as plain tensors on the device; image_id, flipped and draw, where there, as they are."""
-    return [
-        {
-            "boxes": target["boxes"].as_subclass(Tensor).to(device, torch.float32, non_blocking=True),
-            "labels": target["labels"].to(device, non_blocking=True),
-            **{name: target[name] for name in ("image_id", "flipped", "draw") if name in target},
-        }
-        for target in targets
-    ]
+    return targets if isinstance(targets, BatchTargets) else BatchTargets(targets, device, most)
 
 
-def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
+def ground_truth_instances(targets: Sequence[Target]) -> Instances:
     """All ground-truth boxes of a batch as instances."""
+    if isinstance(targets, BatchTargets):
+        return targets.flat
     return Instances(
         boxes=torch.cat([target["boxes"] for target in targets]),
         image_index=image_numbers([target["labels"] for target in targets]),
@@ -83,8 +92,28 @@ def ground_truth_instances(targets: list[dict[str, Tensor]]) -> Instances:
     )
 
 
-def level_anchors(generator: AnchorGenerator, images: ImageList, features: list[Tensor]) -> list[Tensor]:
-    """Anchors of each level [H_l*W_l*A_l,4], cell by cell; the same for every image of the batch."""
+def level_anchors(
+    generator: AnchorGenerator, images: Tensor, features: Sequence[Tensor]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """float32 anchors [A,4] of every image of a batch, level by level, cell by cell, and how many each level has.
+
+    Args:
+        generator: the detector's own.
+        images: [N,3,H,W].
+        features: L maps [N,C,H_l,W_l].
+    """
+    size, device = tuple(images.shape[-2:]), images.device
+    maps = tuple(tuple(feature.shape[-2:]) for feature in features)
+    key = ("anchors", generator, size, maps, device)
+    return remembered(key, lambda: _make_anchors(generator, size, maps, device))
+
+
+def _make_anchors(
+    generator: AnchorGenerator, size: tuple[int, int], maps: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[Tensor, tuple[int, ...]]:
+    # In float32 whatever the maps are: half types would round the corners.
+    blank = torch.zeros((), device=device)
+    images = ImageList(blank.expand(1, 3, *size), [size])
+    anchors = generator(images, [blank.expand(1, 1, *cells) for cells in maps])[0]
     per_cell = generator.num_anchors_per_location()
-    counts = [f.shape[-2] * f.shape[-1] * number for f, number in zip(features, per_cell, strict=True)]
-    return list(generator(images, features)[0].split(counts))
+    return anchors, tuple(h * w * number for (h, w), number in zip(maps, per_cell, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast.detectors.base import StudentPass
 from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
@@ -35,8 +34,7 @@ class Detection:
 
     def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
         """The student's anchors of each level [H_l*W_l*A,4] on a batch [N,3,H,W], cell by cell."""
-        sizes = [tuple(images.shape[-2:])] * len(images)
-        return self.student.anchors(ImageList(images, sizes), features)
+        return self.student.anchors(images, features)
 
     def teacher_pyramid(self, maps: list[Tensor]) -> dict[str, Tensor]:
         """The teacher's maps by the names that its heads know them by."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from gkd_fast import ops, parallel
-from gkd_fast.detectors.base import (
-    StudentPass,
-    level_anchors,
-    normalised_batch,
-)
+from gkd_fast import ops
+from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.opened import Float32, with_parts
-from gkd_fast.detectors.sampling import ImageSampler
-from gkd_fast.instances import Instances, SoftPairs, image_numbers
+from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, region_losses, sample_regions
+from gkd_fast.detectors.suppression import filter_proposals, postprocess_regions
+from gkd_fast.detectors.truth import PaddedTruth, Target, row_images, row_numbers
+from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
@@ -50,19 +51,19 @@ class FasterRCNNAdapter:
         self.box_predictor = Float32(model.roi_heads.box_predictor)
 
     def opened(self) -> FasterRCNN:
-        """The detector with our RoIAlign, samplers of one image each and float32 heads; it shares the model's weights.
+        """The detector with our RoIAlign and suppression and float32 heads; it shares the model's weights.
 
         It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
         """
         rpn, heads = self.model.rpn, self.model.roi_heads
         return with_parts(
             self.model,
-            rpn=with_parts(rpn, head=self.proposal_head, fg_bg_sampler=ImageSampler(rpn.fg_bg_sampler, 0)),
+            rpn=with_parts(rpn, head=self.proposal_head, filter_proposals=partial(filter_proposals, rpn)),
             roi_heads=with_parts(
                 heads,
                 box_roi_pool=self._roi_align(),
                 box_predictor=self.box_predictor,
-                fg_bg_sampler=ImageSampler(heads.fg_bg_sampler, 1),
+                postprocess_detections=partial(postprocess_regions, heads),
             ),
         )
 
@@ -74,78 +75,84 @@ class FasterRCNNAdapter:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
         return normalised_batch(self.model, images, size)
 
-    def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
-        """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
-        parts = {
-            "backbone": (self.model.backbone, False),
-            "box head": (self.model.roi_heads.box_head, True),
-            "box predictor": (self.box_predictor, True),
-        }
-        return parts if teacher else {**parts, "proposal head": (self.proposal_head, False)}
-
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 4 to 64, float."""
         return self.model.backbone(images.tensors)
 
-    def anchors(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
-        """Anchors of each level [H_l*W_l*A,4], cell by cell."""
-        return level_anchors(self.model.rpn.anchor_generator, images, features)
+    def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """float32 anchors of each level [H_l*W_l*A,4], cell by cell, on a batch [N,3,H,W]."""
+        anchors, counts = level_anchors(self.model.rpn.anchor_generator, images, features)
+        return list(anchors.split(counts))
 
     @torch.no_grad()
-    def classify(
-        self, pyramid: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
+    def classify(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The box head on given boxes, without gradient.
 
         Args:
             pyramid: levels [N,C,H_l,W_l].
-            boxes: of each image, [B_i,4].
-            sizes: heights and widths of the images before padding.
+            boxes: of each image, [N,P,4].
+            size: height and width of the padded images.
 
         Returns:
-            Class logits [B,K+1], background first, and RoI features [B,C,R,R].
+            Class logits [N*P,K+1], background first, and RoI features [N*P,C,R,R].
         """
-        roi = self._roi_align()(pyramid, boxes, sizes)
+        roi = self._pooled(pyramid, boxes, size)
         return self.box_predictor(self.model.roi_heads.box_head(roi))[0], roi
 
-    def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
+    def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
-        opened = self.opened()
-        rpn, roi_heads = opened.rpn, opened.roi_heads
-        for sampler in (rpn.fg_bg_sampler, roi_heads.fg_bg_sampler):
-            sampler.seed(targets)
-        pyramid = self.pyramid(images)
-        proposals, losses = rpn(images, pyramid, targets)
-        proposals, _, labels, regression_targets = roi_heads.select_training_samples(proposals, targets)
-        # The padded size: strides are inferred from it, and padding may be wide.
-        sizes = [tuple(images.tensors.shape[-2:])] * len(proposals)
-        roi_features = roi_heads.box_roi_pool(pyramid, proposals, sizes)
-        logits, box_regression = roi_heads.box_predictor(roi_heads.box_head(roi_features))
-        loss_class, loss_box = fastrcnn_loss(logits, box_regression, labels, regression_targets)
-        anchors, rois = (parallel.share(n, logits) for n in (rpn.fg_bg_sampler.count, len(logits)))
-        losses = {name: anchors * value for name, value in losses.items()}
-        losses |= {"loss_classifier": rois * loss_class, "loss_box_reg": rois * loss_box}
+        targets = plain_targets(targets, images.tensors.device)
+        own = self.tensor_pass(images.tensors, sizes_of(images), targets.padded)
+        return dataclasses.replace(own, targets=targets)
 
-        image_index = image_numbers(proposals)
-        boxes, classes = torch.cat(proposals), torch.cat(labels)
-        positive = torch.where(classes > 0)[0]
-        instances = Instances(boxes[positive], image_index[positive], classes[positive] - 1)
-        soft = {"logits": logits[positive], "roi": roi_features[positive], "sizes": sizes}
-        soft |= {"proposals": proposals, "proposal_logits": logits, "is_object": classes > 0}
-        return StudentPass(losses, list(pyramid.values()), instances, targets, soft)
+    def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:
+        """The same as a function of tensors whose sizes do not depend on data.
+
+        Args:
+            images: the padded batch [N,3,H,W].
+            sizes: of the images before padding, from `sizes_of`.
+            truth: of the N images.
+        """
+        rpn, heads = self.model.rpn, self.model.roi_heads
+        pyramid = self.pyramid(ImageList(images, []))
+        features = list(pyramid.values())
+        anchors, counts = level_anchors(rpn.anchor_generator, images, features)
+        objectness, offsets = rpn.head(features)
+        losses = proposal_losses(rpn, objectness, offsets, anchors, truth)
+        found, missing = propose(rpn, objectness, offsets, anchors, counts, sizes)
+        samples = sample_regions(heads, found, missing, truth)
+        # The padded size: strides are inferred from it, and padding may be wide.
+        size = tuple(images.shape[-2:])
+        pooled = self._pooled(pyramid, samples.boxes, size)
+        logits, box_regression = self.box_predictor(heads.box_head(pooled))
+        losses |= region_losses(heads, logits, box_regression, samples, truth)
+        soft = {"logits": logits, "roi": pooled, "size": size, "samples": samples}
+        return StudentPass(losses, features, _positives(samples), (), soft)
+
+    def _pooled(self, pyramid: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """RoI features [N*P,C,R,R] of boxes [N,P,4]."""
+        pool = self._roi_align()
+        if pool is not self.roi_align and not isinstance(pool, ops.MultiScaleRoIAlign):
+            return pool(pyramid, list(boxes.unbind(0)), [size] * len(boxes))
+        return pool.pool(pyramid, boxes.flatten(0, 1), row_images(boxes), size)
 
     def soft_pairs(self, own: StudentPass, teacher: FasterRCNNAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """The teacher's head on the student's positive proposals, beside the student's own logits."""
-        instances = own.instances
-        per_image = [instances.boxes[instances.image_index == i] for i in range(len(own.soft["sizes"]))]
-        logits, roi = teacher.classify(teacher_pyramid, per_image, own.soft["sizes"])
-        count = torch.arange(len(instances.labels), device=logits.device)
+        samples, size, instances = own.soft["samples"], own.soft["size"], own.instances
+        images, places = samples.labels.shape
+        boxes = samples.boxes[:, : samples.positives]
+        logits, roi = teacher.classify(teacher_pyramid, boxes, size)
+        student, student_roi = (
+            own.soft[name].unflatten(0, (images, places))[:, : samples.positives].flatten(0, 1)
+            for name in ("logits", "roi")
+        )
+        number = row_numbers(instances.labels)
         return SoftPairs(
-            student=own.soft["logits"],
+            student=student,
             teacher=logits,
-            instance=count,
+            instance=number.where(instances.labels >= 0, -1),
             level=self._levels(own),
-            student_embedding=own.soft["roi"].float().mean((2, 3)),
+            student_embedding=student_roi.float().mean((2, 3)),
             teacher_embedding=roi.float().mean((2, 3)),
         )
 
@@ -153,5 +160,12 @@ class FasterRCNNAdapter:
         """The pyramid level [B] that RoIAlign takes for each instance."""
         pool = self.roi_align
         pooled = own.features[: len(pool.featmap_names)]
-        strides = [infer_stride(feature, own.soft["sizes"]) for feature in pooled]
+        strides = [infer_stride(feature, [own.soft["size"]]) for feature in pooled]
         return assign_level(own.instances.boxes, strides, pool.canonical_scale, pool.canonical_level)[0]
+
+
+def _positives(samples: Samples) -> Instances:
+    """The places of positive samples as instances; a place that holds none has a box of no size."""
+    boxes, labels = (values[:, : samples.positives] for values in (samples.boxes, samples.labels))
+    boxes = boxes.masked_fill((labels <= 0)[:, :, None], 0.0)
+    return Instances(boxes.flatten(0, 1), row_images(boxes), (labels - 1).flatten())

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
-from gkd_fast import parallel
-from gkd_fast.detectors.base import (
-    StudentPass,
-    ground_truth_instances,
-    level_anchors,
-    normalised_batch,
-)
+from gkd_fast import ops, parallel
+from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
+from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.opened import Float32, with_parts
+from gkd_fast.detectors.proposals import decode, match
+from gkd_fast.detectors.suppression import postprocess_anchors
+from gkd_fast.detectors.truth import PaddedTruth, Target, row_numbers
 from gkd_fast.instances import SoftPairs
+from gkd_fast.ops.reference.anchor_losses import anchor_rows
+from gkd_fast.overlap import giou_loss
+
+# The kinds of torchvision's RetinaNetRegressionHead.
+_BETAS = {"l1": 0.0, "smooth_l1": 1.0}
+_OVERLAP_LOSSES = {"giou": giou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
 
 
 class RetinaNetAdapter:
@@ -33,121 +42,123 @@ class RetinaNetAdapter:
         self.head = Float32(model.head)
 
     def opened(self) -> RetinaNet:
-        """The detector with a float32 head, for detection; it shares the model's weights.
+        """The detector with a float32 head and our suppression, for detection; it shares the model's weights.
 
         It is in the mode that the model is in, and meant for one use: ``adapter.opened()(images)``.
         """
-        return with_parts(self.model, head=self.head)
+        own = partial(postprocess_anchors, self.model)
+        return with_parts(self.model, head=self.head, postprocess_detections=own)
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
         return normalised_batch(self.model, images, size)
 
-    def dense_parts(self, *, teacher: bool = False) -> dict[str, tuple[nn.Module, bool]]:
-        """The parts of fixed structure that a training step runs, and whether their rows are boxes, any number."""
-        head = ("classification head", self.model.head.classification_head) if teacher else ("head", self.head)
-        return {"backbone": (self.model.backbone, False), head[0]: (head[1], False)}
-
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 8 to 128, float."""
         return self.model.backbone(images.tensors)
 
-    def anchors(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
-        """Anchors of each level [H_l*W_l*A,4], cell by cell."""
-        return level_anchors(self.model.anchor_generator, images, features)
+    def anchors(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """float32 anchors of each level [H_l*W_l*A,4], cell by cell, on a batch [N,3,H,W]."""
+        anchors, counts = level_anchors(self.model.anchor_generator, images, features)
+        return list(anchors.split(counts))
 
-    def train_pass(self, images: ImageList, targets: list[dict[str, Tensor]]) -> StudentPass:
+    def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the ground truth as instances."""
-        pyramid = self.pyramid(images)
-        features = list(pyramid.values())
-        outputs = self.head(features)
-        anchors = self.model.anchor_generator(images, features)
-        matched = [self._match(boxes, target["boxes"]) for boxes, target in zip(anchors, targets, strict=True)]
-        part = parallel.share(len(targets), features[0])
+        targets = plain_targets(targets, images.tensors.device)
+        own = self.tensor_pass(images.tensors, sizes_of(images), targets.padded)
+        return dataclasses.replace(own, targets=targets)
+
+    def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:
+        """The same as a function of tensors whose sizes do not depend on data; see `FasterRCNNAdapter.tensor_pass`."""
+        head = self.model.head
+        features = list(self.pyramid(ImageList(images, [])).values())
+        logits, offsets = predictions(head, features)
+        anchors, _ = level_anchors(self.model.anchor_generator, images, features)
+        matched = match(self.model.proposal_matcher, anchors, truth)
+        weight = _per_object(matched)
         losses = {
-            "loss_classification": part * self._classification_loss(outputs["cls_logits"], targets, matched),
-            "loss_bbox_regression": part * self._box_loss(outputs, targets, anchors, matched),
+            "loss_classification": ops.sigmoid_focal_loss(
+                logits, matched, truth.labels, weight, classes=head.classification_head.num_classes
+            ),
+            "loss_bbox_regression": box_loss(head.regression_head, offsets, anchors, matched, truth, weight),
         }
-        soft = {"logits": outputs["cls_logits"], "matched": torch.stack(matched)}
-        return StudentPass(losses, features, ground_truth_instances(targets), targets, soft)
+        first = row_numbers(matched) * truth.labels.shape[1]
+        soft = {"logits": logits, "matched": matched, "first": first}
+        return StudentPass(losses, features, truth.instances(), (), soft)
 
     def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
         """Both networks' logits on all anchors, image by image, with the box that the student's matcher assigned."""
-        features = list(teacher_pyramid.values())
+        features, matched = list(teacher_pyramid.values()), own.soft["matched"]
+        classes = self.model.head.classification_head.num_classes
         with torch.no_grad():
             teacher_logits = teacher.model.head.classification_head(features).float()
-        logits, matched = own.soft["logits"], own.soft["matched"]
-        if teacher_logits.shape != logits.shape:
+        expected = [*matched.shape, classes]
+        if list(teacher_logits.shape) != expected:
             raise ValueError(
-                f"teacher's anchors and classes: expected logits {list(logits.shape)}, got {list(teacher_logits.shape)}"
+                f"teacher's anchors and classes: expected logits {expected}, got {list(teacher_logits.shape)}"
             )
-        counts = [len(target["labels"]) for target in own.targets]
-        instance = torch.stack([boxes + sum(counts[:number]) for number, boxes in enumerate(matched)])
+        logits = torch.cat(anchor_rows(own.soft["logits"], classes), 1).float()
         return SoftPairs(
             student=logits[..., 1:].flatten(0, 1),
             teacher=teacher_logits[..., 1:].flatten(0, 1),
-            instance=instance.where(matched >= 0, -1).flatten(),
+            instance=(matched + own.soft["first"][:, None]).where(matched >= 0, -1).flatten(),
             level=self._anchor_levels(features).repeat(len(matched)),
         )
 
-    def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
-        if len(boxes) == 0:
-            return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
-        matcher = self.model.proposal_matcher
-        iou = box_iou(boxes, anchors)
-        best, index = iou.max(0)
-        matched = torch.where(best < matcher.high_threshold, matcher.BETWEEN_THRESHOLDS, index)
-        matched = torch.where(best < matcher.low_threshold, matcher.BELOW_LOW_THRESHOLD, matched)
-        if matcher.allow_low_quality_matches:
-            matched = torch.where((iou == iou.amax(1, keepdim=True)).any(0), index, matched)
-        return matched
-
-    def _classification_loss(self, logits: Tensor, targets: list[dict[str, Tensor]], matched: list[Tensor]) -> Tensor:
-        """Focal loss as torchvision's, with zeros in the place of selected anchors: no size depends on the data.
-
-        Args:
-            logits: [N,A,K+1].
-            targets: boxes and labels of each image.
-            matched: int64 [A] of each image, the anchor's box; -1: background, -2: to be ignored.
-        """
-        classes = torch.arange(logits.shape[-1], device=logits.device)
-        losses = []
-        for image_logits, target, boxes in zip(logits, targets, matched, strict=True):
-            positive = boxes >= 0
-            truth = torch.zeros_like(image_logits)
-            if len(target["labels"]):
-                labels = target["labels"][boxes.clamp(min=0)]
-                truth = ((labels[:, None] == classes) & positive[:, None]).to(truth.dtype)
-            loss = sigmoid_focal_loss(image_logits, truth, reduction="none").sum(1)
-            ignored = boxes == self.model.proposal_matcher.BETWEEN_THRESHOLDS
-            losses.append(loss.masked_fill(ignored, 0).sum() / positive.sum().clamp(min=1))
-        return torch.stack(losses).mean()
-
-    def _box_loss(
-        self,
-        outputs: dict[str, Tensor],
-        targets: list[dict[str, Tensor]],
-        anchors: list[Tensor],
-        matched: list[Tensor],
-    ) -> Tensor:
-        """L1 loss of the box offsets as torchvision's, again with zeros; other losses are left to torchvision."""
-        head = self.model.head.regression_head
-        if head._loss_type != "l1":
-            return head.compute_loss(targets, outputs, anchors, matched)
-        losses = []
-        for offsets, target, image_anchors, boxes in zip(
-            outputs["bbox_regression"], targets, anchors, matched, strict=True
-        ):
-            positive = boxes >= 0
-            if len(target["boxes"]) == 0:
-                losses.append(offsets.sum() * 0)
-                continue
-            truth = head.box_coder.encode_single(target["boxes"][boxes.clamp(min=0)], image_anchors)
-            difference = (offsets - truth).abs().sum(1).masked_fill(~positive, 0)
-            losses.append(difference.sum() / positive.sum().clamp(min=1))
-        return torch.stack(losses).mean()
-
     def _anchor_levels(self, features: list[Tensor]) -> Tensor:
         per_cell = self.model.anchor_generator.num_anchors_per_location()
-        counts = [f.shape[-2] * f.shape[-1] * n for f, n in zip(features, per_cell, strict=True)]
-        return torch.cat([torch.full((n,), level, device=features[0].device) for level, n in enumerate(counts)])
+        counts = tuple(f.shape[-2] * f.shape[-1] * n for f, n in zip(features, per_cell, strict=True))
+        device = features[0].device
+        return remembered(
+            ("anchor levels", counts, device),
+            lambda: torch.cat([torch.full((n,), level, device=device) for level, n in enumerate(counts)]),
+        )
+
+
+def predictions(head: nn.Module, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Class logits [N,A*K,H_l,W_l] and box offsets [N,A*4,H_l,W_l] as the head's last convolutions write them.
+
+    Args:
+        head: torchvision's `RetinaNetHead`, which would join them.
+        features: L maps.
+    """
+    classify, regress = head.classification_head, head.regression_head
+    logits = [classify.cls_logits(classify.conv(feature)) for feature in features]
+    return logits, [regress.bbox_reg(regress.conv(feature)) for feature in features]
+
+
+def box_loss(
+    head: nn.Module,
+    offsets: list[Tensor],
+    anchors: Tensor,
+    matched: Tensor,
+    truth: PaddedTruth,
+    weight: Tensor,
+) -> Tensor:
+    """torchvision's loss of the box offsets of matched anchors, weighted by the images' `weight` [N].
+
+    Args:
+        head: torchvision's `RetinaNetRegressionHead`, for the kind of loss.
+        offsets: L maps [N,A*4,H_l,W_l].
+        anchors: [A,4] of all levels.
+        matched: int64 [N,A].
+        truth: of the N images.
+        weight: float32 [N].
+    """
+    if head._loss_type in _BETAS:
+        targets = ops.encode_boxes(anchors, truth.boxes, matched, weights=head.box_coder.weights)
+        return ops.smooth_l1_loss(offsets, matched, targets, weight, beta=_BETAS[head._loss_type])
+    # Losses of decoded boxes, for all anchors; those without a box are left out before and after.
+    positive = (matched >= 0)[:, :, None]
+    codes = torch.cat(anchor_rows(offsets, 4), 1).float().where(positive, 0.0)
+    boxes = anchors.expand_as(codes)
+    if truth.labels.shape[1]:
+        boxes = truth.boxes.gather(1, matched.clamp(min=0)[:, :, None].expand_as(codes)).where(positive, boxes)
+    losses = _OVERLAP_LOSSES[head._loss_type](decode(head.box_coder, codes, anchors), boxes)
+    return (losses.where(positive[..., 0], 0.0).sum(1) * weight).sum()
+
+
+def _per_object(matched: Tensor) -> Tensor:
+    """[N] 1 / (matched anchors of the image, images of all processes)."""
+    images = len(matched) * parallel.world_size()
+    return (images * (matched >= 0).sum(1).clamp(min=1)).reciprocal()

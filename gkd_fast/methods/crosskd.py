@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned, standardised
+from gkd_fast.overlap import giou_loss
 from gkd_fast.ranges import NOT_NEGATIVE
 
 _CROSSING = 3  # convolutions of the student's head before its map enters the teacher's (published configuration)
@@ -58,10 +59,10 @@ class CrossKD(nn.Module):
         crossed_class, teacher_class = self._predictions(step, "classification_head", "cls_logits", self.align_class)
         crossed_box, teacher_box = self._predictions(step, "regression_head", "bbox_reg", self.align_box)
         matched = shown.own.soft["matched"]
-        own_shape = shown.own.soft["logits"].shape
-        if teacher_class.shape != own_shape:
+        expected = [*matched.shape, student.head.classification_head.num_classes]
+        if list(teacher_class.shape) != expected:
             raise ValueError(
-                f"teacher's anchors and classes: expected logits {list(own_shape)}, got {list(teacher_class.shape)}"
+                f"teacher's anchors and classes: expected logits {expected}, got {list(teacher_class.shape)}"
             )
         positives = (matched >= 0).sum().clamp(min=1)
         decided = (matched != _BETWEEN_THRESHOLDS).to(teacher_class.dtype)
@@ -79,7 +80,7 @@ class CrossKD(nn.Module):
         networks = step.detection.student, step.detection.teacher
         own, other = (getattr(network.model.head, head) for network in networks)
         crossed, reference = [], []
-        for student, teacher in zip(step.student, step.teacher, strict=True):
+        for student, teacher in zip(step.student, step.teacher_own, strict=True):
             with torch.no_grad():
                 hidden = _hidden(other, teacher)
                 reference.append(_finish(other, last, hidden))
@@ -126,9 +127,4 @@ def class_loss(crossed: Tensor, teacher: Tensor, decided: Tensor) -> Tensor:
 def box_loss(crossed: Tensor, teacher: Tensor, logits: Tensor, decided: Tensor) -> Tensor:
     """sum max_c sigma(t_c) (1 - GIoU) of boxes [N,M,4] over the decided anchors [N,M]."""
     weight = logits.amax(-1).sigmoid() * decided
-    from torchvision.ops import (
-        generalized_box_iou_loss,  # takes seconds to import, which other methods need not wait for
-    )
-
-    loss = generalized_box_iou_loss(crossed.flatten(0, 1), teacher.flatten(0, 1))
-    return (loss * weight.flatten()).sum()
+    return (giou_loss(crossed, teacher) * weight).sum()

@@ -66,20 +66,19 @@ class DeFeat(nn.Module):
 
     def _proposals(self, step: Step) -> dict[str, Tensor]:
         soft, teacher = step.detection.own.soft, step.detection.teacher
-        pyramid = step.detection.teacher_pyramid(step.teacher)
-        logits, _ = teacher.classify(pyramid, soft["proposals"], soft["sizes"])
-        positive, negative = decoupled_divergence(soft["proposal_logits"], logits, soft["is_object"])
+        samples = soft["samples"]
+        logits, _ = teacher.classify(step.detection.teacher_pyramid(step.teacher_own), samples.boxes, soft["size"])
+        positive, negative = decoupled_divergence(soft["logits"], logits, samples.matched.flatten())
         return {"positive": self.positive_weight * positive, "negative": self.negative_weight * negative}
 
 
-def decoupled_divergence(student: Tensor, teacher: Tensor, is_object: Tensor) -> tuple[Tensor, Tensor]:
+def decoupled_divergence(student: Tensor, teacher: Tensor, matched: Tensor) -> tuple[Tensor, Tensor]:
     """Mean KL(teacher || student) of the positive, and of the negative proposals; 0 where there are none.
 
     Args:
         student, teacher: logits [R,K+1].
-        is_object: bool [R].
+        matched: int64 [R], 0 or more: positive, -1: negative, else no proposal.
     """
     divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
-    positive = is_object.to(divergence.dtype)
-    groups = torch.stack([positive, 1 - positive])
+    groups = torch.stack([matched >= 0, matched == -1]).to(divergence.dtype)
     return tuple(((groups * divergence).sum(1) / groups.sum(1).clamp(min=1)).unbind(0))

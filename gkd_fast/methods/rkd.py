@@ -48,20 +48,30 @@ class RKD(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``distance`` and ``angle``."""
         truth = step.truth
-        count = min(len(truth.boxes), self.instances)
-        spread = torch.arange(count, device=truth.boxes.device) * len(truth.boxes) // max(count, 1)
-        chosen = Instances(truth.boxes[spread], truth.image_index[spread], truth.labels[spread])
-        student = pool(step.student, chosen, step.strides)
-        teacher = pool(step.teacher_own, chosen, step.teacher_strides)
+        most = min(len(truth.boxes), self.instances)
+        real = truth.labels >= 0
+        count = real.sum().clamp(max=most)
+        # Evenly among those that are no padding, which stand behind them in this order.
+        order = (~real).to(torch.uint8).argsort(stable=True)
+        place = torch.arange(most, device=real.device)
+        chosen = order[place * real.sum() // count.clamp(min=1) % max(len(order), 1)]
+        instances = Instances(truth.boxes[chosen], truth.image_index[chosen], truth.labels[chosen])
+        counts = (place < count).to(step.student[0].dtype)
+        student = pool(step.student, instances, step.strides)
+        teacher = pool(step.teacher_own, instances, step.teacher_strides)
+        pairs = counts[:, None] * counts
+        distances = relative_distances(student, pairs), relative_distances(teacher, pairs)
         return {
-            "distance": self.distance_weight * _mean_huber(relative_distances(student), relative_distances(teacher)),
-            "angle": self.angle_weight * _mean_huber(angles(student), angles(teacher)),
+            "distance": self.distance_weight * _mean_huber(*distances, pairs),
+            "angle": self.angle_weight * _mean_huber(angles(student), angles(teacher), pairs[:, :, None] * counts),
         }
 
 
-def relative_distances(embeddings: Tensor) -> Tensor:
-    """|x_i - x_j| over the mean of those above 0: [L,B,C] -> [L,B,B]."""
+def relative_distances(embeddings: Tensor, pairs: Tensor | None = None) -> Tensor:
+    """|x_i - x_j| over the mean of those above 0: [L,B,C] -> [L,B,B]; pairs [B,B]: 1 for those that count."""
     distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+    if pairs is not None:
+        distances = distances * pairs
     count = (distances > 0).sum((1, 2), keepdim=True).clamp(min=1)
     mean = distances.sum((1, 2), keepdim=True) / count
     return distances / mean.masked_fill(mean == 0, 1.0)
@@ -75,5 +85,7 @@ def angles(embeddings: Tensor) -> Tensor:
     return unit @ unit.transpose(-1, -2)
 
 
-def _mean_huber(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.smooth_l1_loss(student, teacher, reduction="sum") / max(student.numel(), 1)
+def _mean_huber(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """The mean over the levels of relations [L,...] and over those that count, of which `weight` [...] is 1."""
+    loss = F.smooth_l1_loss(student, teacher, reduction="none") * weight
+    return loss.sum() / (len(student) * weight.sum()).clamp(min=1)

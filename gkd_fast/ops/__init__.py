@@ -1,22 +1,33 @@
 """Fused operators for distilling detectors: checked, differentiable, with a choice of backends."""
 
 from gkd_fast.ops._dispatch import backends, use_backend
+from gkd_fast.ops.anchor_losses import sigmoid_focal_loss, smooth_l1_loss
+from gkd_fast.ops.batched_nms import batched_nms
 from gkd_fast.ops.box_mean_pool import box_mean_pool
+from gkd_fast.ops.encode_boxes import encode_boxes
 from gkd_fast.ops.masked_imitation import ImitationSums, masked_imitation
+from gkd_fast.ops.match_anchors import match_anchors
 from gkd_fast.ops.matching_pursuit import matching_pursuit
 from gkd_fast.ops.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
 from gkd_fast.ops.pairwise_discrepancy import pairwise_discrepancy
 from gkd_fast.ops.prototype_projection import prototype_projection
+from gkd_fast.ops.sample_balanced import sample_balanced
 
 __all__ = [
     "ImitationSums",
     "MultiScaleRoIAlign",
     "backends",
+    "batched_nms",
     "box_mean_pool",
+    "encode_boxes",
     "masked_imitation",
+    "match_anchors",
     "matching_pursuit",
     "multiscale_roi_align",
     "pairwise_discrepancy",
     "prototype_projection",
+    "sample_balanced",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
     "use_backend",
 ]

@@ -46,7 +46,7 @@ def backends() -> dict[str, str]:
     return {"reference": "available"} | {name: load() or "available" for name, load in _LOADERS.items()}
 
 
-def _constant(function: Callable) -> Callable:
+def constant(function: Callable) -> Callable:
     """What `torch.compiler.assume_constant_result` does; to call that would load torch's compiler, for two seconds."""
     function._dynamo_marked_constant = True
     return function
@@ -61,7 +61,7 @@ def backend_for(operator: str, device: torch.device, kernels: tuple[str, ...] = 
     return _resolve(_selected, operator, device.type, kernels)
 
 
-@_constant
+@constant
 def _resolve(selected: str, operator: str, device: str, kernels: tuple[str, ...]) -> str:
     if selected == "reference":
         return selected

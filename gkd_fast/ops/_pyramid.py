@@ -21,7 +21,7 @@ class PyramidShape(NamedTuple):
         """Shape of L maps [N,C,H_l,W_l]."""
         images, channels = features[0].shape[:2]
         heights, widths = ([f.shape[axis] for f in features] for axis in (2, 3))
-        return cls(images, channels, heights, widths, [int(_is_channels_last(f)) for f in features])
+        return cls(images, channels, heights, widths, [int(is_channels_last(f)) for f in features])
 
     def new_empty(self, like: Tensor) -> list[Tensor]:
         """L maps of this shape and format, uninitialised, with the dtype and device of `like`."""
@@ -33,5 +33,6 @@ class PyramidShape(NamedTuple):
         ]
 
 
-def _is_channels_last(feature: Tensor) -> bool:
+def is_channels_last(feature: Tensor) -> bool:
+    """Whether a map lies as channels_last and not as NCHW as well."""
     return feature.is_contiguous(memory_format=torch.channels_last) and not feature.is_contiguous()

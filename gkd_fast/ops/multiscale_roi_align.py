@@ -169,14 +169,18 @@ class MultiScaleRoIAlign(nn.Module):
         Returns:
             [sum B_i,C,R_h,R_w], image after image.
         """
-        features = [x[name] for name in x if name in self.featmap_names]
-        strides = [infer_stride(feature, image_shapes) for feature in features]
         image_index = torch.cat([b.new_full((b.shape[0],), i, dtype=torch.int64) for i, b in enumerate(boxes)])
+        height = max(shape[0] for shape in image_shapes)
+        return self.pool(x, torch.cat(boxes).float(), image_index, (height, 0))
+
+    def pool(self, x: dict[str, Tensor], boxes: Tensor, image_index: Tensor, size: tuple[int, int]) -> Tensor:
+        """Pool boxes [B,4] of the images `image_index` [B], padded to one height and width; see `forward`."""
+        features = [x[name] for name in x if name in self.featmap_names]
         return multiscale_roi_align(
             features,
-            torch.cat(boxes).float(),
+            boxes,
             image_index,
-            strides,
+            [infer_stride(feature, [size]) for feature in features],
             output_size=self.output_size,
             sampling_ratio=self.sampling_ratio,
             aligned=self.aligned,

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
 from gkd_fast.detectors.base import ground_truth_instances
 from gkd_fast.detectors.folding import fold_batch_norm
 from gkd_fast.distiller import Distiller
+from gkd_fast.instances import Instances
 from gkd_fast.methods import Settings
-from gkd_fast.methods.gkd import Candidates, GKDSettings, LabelledBatch, collect_candidates, embedding_modes
+from gkd_fast.methods.gkd import (
+    Candidates,
+    GKDSettings,
+    LabelledBatch,
+    PrototypeBank,
+    collect_candidates,
+    embedding_modes,
+)
 
 Batches = Iterable[tuple[list[Tensor], list[dict[str, Any]]]]
 """uint8 images [3,H,W] and targets (boxes, labels from 1, image_id), not augmented."""
@@ -87,6 +97,49 @@ def distilled_terms(distiller: Distiller, own: StudentPass, images: Tensor, kapp
         flipped=[bool(target.get("flipped", False)) for target in own.targets],
         own=own,
     )
+
+
+def graph_terms(
+    distiller: Distiller,
+    own: StudentPass,
+    images: Tensor,
+    truth: Instances,
+    kappa: Tensor,
+    bank: PrototypeBank | None,
+) -> dict[str, Tensor]:
+    """The same as a function of tensors whose sizes do not depend on data; changes nothing of the distiller.
+
+    Args:
+        distiller: of the student.
+        own: its pass.
+        images: [N,3,H,W] that it ran on.
+        truth: the ground truth, with padding of class -1.
+        kappa: attenuation, a scalar on the device.
+        bank: prototypes in the place of the distiller's, from `padded_bank`.
+    """
+    with torch.no_grad():
+        teacher = list(distiller.detectors[1].model.backbone(images).values())
+    step = distiller._step(list(own.features), teacher, images, truth, own)
+    real = (truth.labels >= 0).to(truth.boxes.dtype)
+    weights = real.expand(len(own.features), -1)
+    terms = distiller._terms(dataclasses.replace(step, weights=weights, kappa=kappa, bank=bank))
+    if bank is not None and "gkd_global" in terms:
+        # A mean over all prototypes, of which those that fill up the bank add nothing.
+        terms["gkd_global"] = terms["gkd_global"] * (bank.student.shape[1] / bank.class_offsets[-1])
+    return terms
+
+
+def padded_bank(bank: PrototypeBank | None) -> PrototypeBank | None:
+    """A bank of as many prototypes as there may be; those behind the last class belong to none."""
+    if bank is None:
+        return None
+    missing = len(bank.classes) * bank.most - bank.student.shape[1]
+    filled = {
+        name: F.pad(value, (0,) * (2 * (value.dim() - 2)) + (0, missing))
+        for name, value in vars(bank).items()
+        if isinstance(value, Tensor) and name != "class_offsets"
+    }
+    return dataclasses.replace(bank, **filled)
 
 
 def passed_batches(student: DetectorAdapter, batches: Batches, device: torch.device) -> Iterator[tuple[Any, ...]]:

@@ -134,7 +134,8 @@ def _units(detector: nn.Module) -> list[nn.Module]:
     if isinstance(detector, FasterRCNN):
         return [*units, detector.rpn.head, detector.roi_heads.box_head, detector.roi_heads.box_predictor]
     assert isinstance(detector, RetinaNet)
-    return [*units, detector.head.classification_head, detector.head.regression_head]
+    classify, regress = detector.head.classification_head, detector.head.regression_head
+    return [*units, classify.conv, classify.cls_logits, regress.conv, regress.bbox_reg]
 
 
 def _synchronise_norms(module: nn.Module) -> None:

@@ -78,21 +78,29 @@ class Precision:
 
 
 class RunningStatistics:
-    """Batch normalisation's running statistics, which a bad batch would spoil in the forward pass."""
+    """Batch normalisation's running statistics, which a bad batch would spoil in the forward pass.
+
+    They are saved in one piece, and all restored at once.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self._buffers = [
             buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
         ]
-        self._saved = [buffer.clone() for buffer in self._buffers]
+        sizes = [buffer.numel() for buffer in self._buffers]
+        self._saved = torch.cat([buffer.flatten() for buffer in self._buffers]) if sizes else None
+        self._sizes = sizes
 
     def save(self) -> None:
         """Remember the statistics before a step."""
-        if self._buffers:
-            torch._foreach_copy_(self._saved, self._buffers)
+        if self._saved is not None:
+            torch.cat([buffer.flatten() for buffer in self._buffers], out=self._saved)
 
     def keep(self, finite: Tensor) -> None:
         """Restore what was saved unless `finite` (a bool scalar on the device)."""
-        for buffer, saved in zip(self._buffers, self._saved, strict=True):
-            torch.where(finite, buffer, saved, out=buffer)
+        if self._saved is None:
+            return
+        now = torch.cat([buffer.flatten() for buffer in self._buffers])
+        kept = torch.where(finite, now, self._saved).split(self._sizes)
+        torch._foreach_copy_(self._buffers, [part.view_as(b) for part, b in zip(kept, self._buffers, strict=True)])

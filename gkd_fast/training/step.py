@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,10 +13,13 @@ from gkd_fast import parallel
 from gkd_fast.config import Config
 from gkd_fast.data.buckets import SizeBuckets
 from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
+from gkd_fast.detectors.base import sizes_of
+from gkd_fast.detectors.truth import BatchTargets, PaddedTruth
 from gkd_fast.distiller import Distiller
+from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.training.balance import Balance, gradient_norms
-from gkd_fast.training.compile import compile_parts, compiles
-from gkd_fast.training.distilling import distilled_terms
+from gkd_fast.training.compile import AutoCompile, CompiledStep
+from gkd_fast.training.distilling import distilled_terms, graph_terms, padded_bank
 from gkd_fast.training.distributed import data_parallel, is_sharded, prepare_student
 from gkd_fast.training.optim import build_optimizer
 from gkd_fast.training.precision import Precision, RunningStatistics
@@ -38,9 +40,12 @@ class TrainStep:
         device: of all networks.
         distiller: the frozen teacher, or None to train without distillation.
         buckets: the padded sizes of batches, or None to pad every batch as little as possible.
+        most: boxes of an image, of the data; a compiled step has room for so many. None: it is not compiled.
+        steps: of the phase, for `AutoCompile`.
 
     Attributes:
         modules: everything that is trained.
+        compiled: the step as graphs; None: it is never compiled.
         norms: of every term's gradient on the student's feature pyramid, if the last step measured them.
     """
 
@@ -52,6 +57,9 @@ class TrainStep:
         device: torch.device,
         distiller: Distiller | None = None,
         buckets: SizeBuckets | None = None,
+        *,
+        most: int | None = None,
+        steps: int | None = None,
     ) -> None:
         self.adapter = adapter
         self.config = config
@@ -76,11 +84,12 @@ class TrainStep:
         self.norm_steps = config.run.grad_norm_steps or (_BALANCE_STEPS if self.balance else 0)
         self.norms: dict[str, Tensor] = {}
         self.steps = 0
-        self.compiler = None
-        if compiles(config.run.compile, device) and not is_sharded(self.trainable):
-            self.compiler = compile_parts(
-                adapter, distiller, config.data.size_buckets, repeated_backward=self.norm_steps > 0
-            )
+        self.most = most
+        self.auto = AutoCompile(config.run.compile, device, len(buckets.sizes) if buckets else 1, steps)
+        self.compiled: CompiledStep | None = None
+        if self.auto.decided is not False and most is not None and not is_sharded([*self.trainable, *teacher]):
+            self.compiled = CompiledStep(self._graph, config.data.size_buckets)
+        self._bank: tuple[PrototypeBank, PrototypeBank] | None = None
 
     def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
         """Update the weights once; a step with a number that is not finite leaves them as they are.
@@ -96,32 +105,72 @@ class TrainStep:
             RunError: once too many steps in a row were not finite.
         """
         self.statistics.save()
-        with self._compiled():
-            images, targets = self.prepare(batch)
-            own, terms = self.together(self._forward, images, targets, kappa)
-            self._measure(terms, own.features)
-            self.backward(terms)
+        images, targets = self.prepare(batch)
+        forward = self._run_graph if self._compiles() else self._forward
+        features, terms = self.together(forward, images, targets, kappa)
+        self._measure(terms, features)
+        self.backward(terms)
         values = self.update(terms, [target["image_id"] for target in batch[1]])
         self.steps += 1
         return dict(zip(terms, values, strict=True))
 
     def _forward(
-        self, images: ImageList, targets: list[dict[str, Any]], kappa: float
-    ) -> tuple[StudentPass, dict[str, Tensor]]:
+        self, images: ImageList, targets: BatchTargets, kappa: float
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The student's maps, and the terms."""
         with self.precision.autocast():
             own = self.student_pass(images, targets)
-            # Parts of the global batch's losses, which add up; gradients are averaged.
-            losses = {name: value * parallel.world_size() for name, value in own.losses.items()}
-            return own, {**losses, **self.distil(own, images, kappa)}
+            return own.features, {**_parts(own), **self.distil(own, images, kappa)}
 
-    def prepare(self, batch: Batch) -> tuple[ImageList, list[dict[str, Any]]]:
+    def _run_graph(
+        self, images: ImageList, targets: BatchTargets, kappa: float
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The same by one compiled graph."""
+        assert self.compiled is not None
+        attenuation = torch.full((), kappa, device=self.device)
+        arguments = images.tensors, sizes_of(images), targets.padded, attenuation, self._padded_bank()
+        features, terms = self.compiled(*arguments)
+        if self.distiller:
+            self.distiller.steps += 1
+        return features, terms
+
+    def _graph(
+        self, images: Tensor, sizes: Tensor, truth: PaddedTruth, kappa: Tensor, bank: PrototypeBank | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """All that lies between the images and the gradients."""
+        with self.precision.autocast():
+            own = self.adapter.tensor_pass(images, sizes, truth)
+            terms = _parts(own)
+            if self.distiller:
+                terms |= graph_terms(self.distiller, own, images, truth.instances(), kappa, bank)
+            return own.features, terms
+
+    def _padded_bank(self) -> PrototypeBank | None:
+        """The prototypes in a size that stays."""
+        bank = self.distiller.bank if self.distiller else None
+        if bank is None:
+            return None
+        if self._bank is None or self._bank[0] is not bank:
+            self._bank = bank, padded_bank(bank)
+        return self._bank[1]
+
+    def _compiles(self) -> bool:
+        """Whether this step runs as a graph; one that measures, or fills rings, runs as it is."""
+        if self.compiled is None or not self.auto() or self._measures():
+            return False
+        return self.distiller is None or (
+            self.distiller.rings is None and not (self.distiller.uses_prototypes and self.distiller.bank is None)
+        )
+
+    def prepare(self, batch: Batch) -> tuple[ImageList, BatchTargets]:
         """The padded batch and the targets, on the device."""
         images, targets = batch
         size = self.buckets.fit([tuple(image.shape[-2:]) for image in images]) if self.buckets else None
         on_device = [image.to(self.device, non_blocking=True) for image in images]
-        return self.adapter.batch(on_device, size), plain_targets(targets, self.device)
+        most = self.most if self.compiled else None
+        return self.adapter.batch(on_device, size), plain_targets(targets, self.device, most)
 
-    def student_pass(self, images: ImageList, targets: list[dict[str, Any]]) -> StudentPass:
+    def student_pass(self, images: ImageList, targets: BatchTargets) -> StudentPass:
         """The detector's own losses, in float32, and what distillation looks at."""
         return self.adapter.train_pass(images, targets)
 
@@ -147,13 +196,13 @@ class TrainStep:
     def _measure(self, terms: dict[str, Tensor], features: list[Tensor]) -> None:
         """Gradient norms where it is their turn; scales the distillation terms in place where they are balanced."""
         self.norms = {}
-        if self.norm_steps and self.steps % self.norm_steps == 0:
+        if self._measures():
             self.norms = gradient_norms(terms, features, self.precision.scaler)
         if self.balance:
             terms |= self.balance(terms, self.norms)
 
-    def _compiled(self) -> AbstractContextManager[None]:
-        return self.compiler.active() if self.compiler else nullcontext()
+    def _measures(self) -> bool:
+        return bool(self.norm_steps) and self.steps % self.norm_steps == 0
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that goes on needs beside `modules` and `optimizer`."""
@@ -172,6 +221,11 @@ class TrainStep:
             self.balance.load_state_dict(state["balance"])
         if self.distiller:
             self.distiller.set_extra_state(state["distiller"])
+
+
+def _parts(own: StudentPass) -> dict[str, Tensor]:
+    """The detector's losses: parts of the global batch's, which add up, where gradients are averaged."""
+    return {name: value * parallel.world_size() for name, value in own.losses.items()}
 
 
 def _channels_last(parameters: Iterable[nn.Parameter]) -> None:

@@ -79,7 +79,16 @@ class Trainer:
             share=(parallel.rank(), parallel.world_size()),
         )
         self.steps_per_epoch = len(self.loader)
-        self.update = TrainStep(adapter, config, phase.lr, device, distiller, buckets)
+        self.update = TrainStep(
+            adapter,
+            config,
+            phase.lr,
+            device,
+            distiller,
+            buckets,
+            most=max(dataset.boxes_per_image(range(len(dataset))).values(), default=0),
+            steps=phase.epochs * self.steps_per_epoch,
+        )
         self.schedule = build_schedule(self.update.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
         self.states = States(
             phase.folder / "checkpoints", config.run.keep_checkpoints, self.update.modules, self.update.optimizer
@@ -115,6 +124,7 @@ class Trainer:
                     self._refresh(epoch)
                 with deferred() as signal:
                     self._epoch(epoch, progress, signal)
+        self._report_graphs()
         return total * self.config.optim.batch_size / max(self.seconds, 1e-9)
 
     def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
@@ -190,6 +200,16 @@ class Trainer:
         limit, seed = self.config.distill.candidate_images, self.config.run.seed
         return candidate_indices(self.dataset.labels_per_image(), limit, seed)
 
+    def _report_graphs(self) -> None:
+        """Say what compiling took, if anything was compiled."""
+        compiled = self.update.compiled
+        if compiled is None or not compiled.seconds:
+            return
+        graphs, seconds = len(compiled.seconds), round(sum(compiled.seconds.values()), 1)
+        self._write("compiled", self.phase.epochs - 1, {"graphs": graphs, "seconds": seconds})
+        if parallel.is_main():
+            print(f"{self.phase.name}: compiled {graphs} graph{'s' * (graphs > 1)} in {seconds:.0f} s")
+
     def _log(self, epoch: int, progress: Progress) -> None:
         lr = self.schedule.get_last_lr()[0]
         self.meter.flush({"phase": self.phase.name, "step": self.step, "epoch": epoch, "lr": lr})
@@ -237,6 +257,7 @@ class Trainer:
                 "leave --batch-size and the data as they were"
             )
         self.step = self.saved = state["step"]
+        self.update.auto.left -= self.step
         self.seconds = state["seconds"]
         self.schedule.load_state_dict(state["schedule"])
         self.update.load_state_dict(state["update"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from keyed_sampler import draw_by_keys
 
 from bench.step import __main__ as command
 from bench.step import measure
+from bench.step.counts import MAIN_JOB, count, count_step
 from bench.step.loops import Loop, Scale, make_data, make_loop
 from bench.step.parts import PARTS, time_parts
 from bench.step.scaling import worker
@@ -74,8 +77,9 @@ def test_the_loops_compute_the_same_terms_and_gradients(detector: str) -> None:
         loop = make_loop(variant, detector, TINY, data.classes)
         bank = found[0][2] if found else refreshed(loop, [batch, other])
         loop.distiller.bank = bank
-        images, targets = loop.prepare(batch)
-        torch.manual_seed(3)
+        images, targets = loop.prepare((batch[0], [{**t, "draw": t["image_id"]} for t in batch[1]]))
+        if variant == "a":
+            draw_by_keys(loop.adapter.model, targets)
         own = loop.student_pass(images, targets)
         terms = {**own.losses, **loop.distil(own, images, 1.0)}
         torch.stack(list(terms.values())).sum().backward()
@@ -130,3 +134,23 @@ def test_wrong_options_end_in_one_line(arguments: list[str], capsys: pytest.Capt
         command.main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_kernels_and_waits_of_the_main_job() -> None:
+    rows = {(row.detector, row.variant): row for row in count(measure.DETECTORS, ["a", "b", "c"], MAIN_JOB)}
+    assert all(row.waits == 0 for (_, variant), row in rows.items() if variant != "a")
+    assert rows["faster_rcnn", "c"].kernels <= 1300
+    assert rows["faster_rcnn", "c"].kernels_detector <= 120
+    assert rows["faster_rcnn", "a"].waits > 100
+    assert rows["retinanet", "a"].waits > 100
+
+
+@pytest.mark.parametrize("detector", measure.DETECTORS)
+def test_the_detector_launches_as_much_for_any_number_of_images(detector: str) -> None:
+    found = []
+    for batch in (2, 4):
+        scale = dataclasses.replace(MAIN_JOB, batch=batch, side=96, images=8)
+        data = make_data(scale)
+        loop = make_loop("c", detector, scale, data.classes, compiled=False)
+        found.append(count_step(loop, data, scale).detector)
+    assert found[0] == found[1]

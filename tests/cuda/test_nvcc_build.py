@@ -21,9 +21,10 @@ from pathlib import Path
 import gkd_fast.ops
 from gkd_fast.ops import _build_cuda
 _build_cuda.compile_library(Path(sys.argv[1]), "8.0;9.0")
-for name in ("box_mean_pool", "multiscale_roi_align"):
-    for operator in (name, f"{name}_backward"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gkd_fast::{operator}", "CUDA"), operator
+pools = [name + part for name in ("box_mean_pool", "multiscale_roi_align") for part in ("", "_backward")]
+anchors = ["match_anchors", "encode_boxes", "sample_balanced", "batched_nms", "sigmoid_focal_loss", "smooth_l1_loss"]
+for operator in pools + anchors:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"gkd_fast::{operator}", "CUDA"), operator
 """
 
 

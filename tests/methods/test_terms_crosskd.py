@@ -110,7 +110,7 @@ def test_a_student_like_its_teacher_costs_nothing() -> None:
         own.features,
         [feature.detach() for feature in own.features],
         detection=SimpleNamespace(own=own, student=student, teacher=student),
-        anchors=lambda: student.anchors(images, own.features),
+        anchors=lambda: student.anchors(images.tensors, own.features),
     )
     found = CrossKD(make_setup(8, levels=5), Settings())(step)
     # The deviation's guard against zero shows where a map is one cell wide.

@@ -104,12 +104,18 @@ def test_defeat_decouples_positive_and_negative_proposals() -> None:
         own, other = log_softmax(student[index]), log_softmax(teacher[index])
         return sum(math.exp(t) * (t - s) for s, t in zip(own, other, strict=True))
 
-    arguments = torch.tensor(student), torch.tensor(teacher), torch.tensor(is_object)
+    arguments = torch.tensor(student), torch.tensor(teacher), torch.tensor([0 if own else -1 for own in is_object])
     positive, negative = decoupled_divergence(*arguments)
     assert positive.item() == pytest.approx((divergence(0) + divergence(2)) / 2, rel=1e-5)
     assert negative.item() == pytest.approx(divergence(1), rel=1e-5)
 
-    soft = {"proposal_logits": arguments[0], "is_object": arguments[2], "proposals": "boxes", "sizes": "sizes"}
+    assert decoupled_divergence(*(torch.cat([a, a[:1] * 0 - 2]) for a in arguments)) == (positive, negative)
+
+    soft = {
+        "logits": arguments[0],
+        "samples": SimpleNamespace(boxes="boxes", matched=arguments[2]),
+        "size": "size",
+    }
     asked = []
 
     def classify(*question) -> tuple[Tensor, None]:
@@ -128,7 +134,7 @@ def test_defeat_decouples_positive_and_negative_proposals() -> None:
     terms = make_defeat("two_stage")(step)
     assert terms["positive"].item() == pytest.approx(2 * positive.item())
     assert terms["negative"].item() == pytest.approx(2 * negative.item())
-    assert asked == [({"0": step.teacher[0]}, "boxes", "sizes")]
+    assert asked == [({"0": step.teacher[0]}, "boxes", "size")]
 
 
 def spatial_attention(maps: list[Rows], temperature: float) -> dict[tuple[int, int], float]:

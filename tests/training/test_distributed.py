@@ -13,7 +13,6 @@ import torch
 from tiny_runs import tiny_run
 
 from gkd_fast.data.loader import EpochSampler
-from gkd_fast.detectors.sampling import ImageSampler
 
 # Batch normalisation would see half a batch; the rest is normalised over all processes.
 OPTIONS = tiny_run(
@@ -154,20 +153,3 @@ def test_the_shares_of_an_epoch_are_its_batches() -> None:
     whole, first, second = map(list, samplers)
     assert [*first[:2], *second[:2]] == [whole[0], whole[2], whole[1], whole[3]]
     assert len(first) == len(second) == 4
-
-
-def test_draws_of_an_image_do_not_depend_on_its_batch() -> None:
-    from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-
-    matched = [torch.randint(-1, 3, (200,), generator=torch.Generator().manual_seed(n)) for n in range(3)]
-    sampler = ImageSampler(BalancedPositiveNegativeSampler(32, 0.25), 0)
-
-    def draw(numbers: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        sampler.seed([{"draw": 10 + number} for number in numbers])
-        return list(zip(*sampler([matched[number] for number in numbers]), strict=True))
-
-    together, apart = draw([0, 1, 2]), [draw([number])[0] for number in range(3)]
-    for one, other in zip(together, apart, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-        assert int(one[0].sum()) == 8
-        assert int(one[1].sum()) == 24

@@ -2,61 +2,64 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tiny_steps import make_config, make_step
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.step.launches import Launches
 from gkd_fast.detectors.backbones import backbone_with_fpn
 from gkd_fast.detectors.folding import fold_batch_norm
 
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "is_nonzero", "equal", "nms"}
+METHODS = ("gkd", "fgfi", "defeat", "fbkd", "rkd", "cwd", "pkd", "fgd", "mgd")
 
 
-class Waits(TorchDispatchMode):
-    """Collects the files whose operators would make the host wait for a GPU: results or sizes that depend on data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        name = function.overloadpacket.__name__
-        masks = (torch.bool, torch.uint8)
-        by_mask = name in ("index", "index_put", "index_put_") and any(
-            index is not None and index.dtype in masks for index in args[1]
-        )
-        if name == "index_put_" and args[2].numel() == 1:  # a fill under a mask
-            by_mask = False
-        if name in WAITING or by_mask:
-            files = [frame.filename for frame in traceback.extract_stack()]
-            own = [file for file in files if "/torch/" not in file and file != __file__]
-            self.found.append(own[-1])
-        return function(*args, **(kwargs or {}))
-
-
-def waits(detector: str, **run: int) -> list[str]:
-    step, batches = make_step(make_config(detector, run=run, distill={"prototypes_from": "harvest"}))
+def counted(detector: str, **sections: dict[str, Any]) -> Launches:
+    """The second step of a run, or the third where gradient norms are measured at every one."""
+    step, batches = make_step(make_config(detector, **sections))
     step(batches[0], 1.0)
-    with Waits() as mode:
+    with Launches() as launches:
         step(batches[1], 1.0)
-    return mode.found
+    return launches
 
 
-def test_a_one_stage_step_does_not_wait() -> None:
-    assert waits("retinanet", grad_norm_steps=1) == []
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_step_waits_for_the_device(detector: str, method: str) -> None:
+    assert counted(detector, distill={"method": method}).waits == []
 
 
-def test_a_two_stage_step_waits_in_the_detector_alone() -> None:
-    found = waits("faster_rcnn", grad_norm_steps=1)
-    assert found
-    assert all("/detectors/" in file or "/torchvision/" in file for file in found)
+def test_crossed_heads_do_not_wait() -> None:
+    assert counted("retinanet", distill={"method": "crosskd"}).waits == []
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"distill": {"prototypes_from": "harvest"}, "run": {"grad_norm_steps": 1}},
+        {"distill": {"one_stage_soft": "published", "method": "gkd+fgd", "robust_masks": True}},
+        {"run": {"amp": True}, "distill": {"auto_balance": True}},
+    ],
+)
+def test_no_variant_of_a_step_waits(detector: str, sections: dict[str, Any]) -> None:
+    assert counted(detector, **sections).waits == []
+
+
+def test_what_waits_is_seen() -> None:
+    with Launches() as launches:
+        x = torch.arange(4.0)
+        float(x.sum())
+        x[x > 1]
+        torch.where(x > 1)
+    assert [wait.split(":")[0] for wait in launches.waits] == ["_local_scalar_dense", "index", "nonzero"]
+    with Launches() as launches:
+        x[x > 1] = 0.0
+        x.view(2, 2).t().add_(1)
+        torch.empty(3)
+    assert launches.waits == []
+    assert sum(launches.kernels.values()) == 3  # the comparison, the fill, the sum
 
 
 def test_networks_and_images_are_channels_last() -> None:

@@ -437,3 +437,6 @@ inline const char* launch_error() { return emulation::machine.error[0] ? emulati
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }

@@ -1,12 +1,5 @@
-// Runs one operator of csrc/cuda on the CPU: harness OPERATOR ORDER < arguments > results.
-//
-// Arguments and results are 8-byte integers, doubles and arrays, one after another in the order in which they are read below.
-// Every array lies in memory of its own of exactly its size, so that AddressSanitizer sees its ends.
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <string>
-#include <vector>
+// Runs one operator of csrc/cuda on the CPU: harness OPERATOR ORDER < arguments > results, in the order in which they are read below.
+#include "arguments.h"
 
 #include "../../../csrc/cuda/box_mean_pool.cu"
 #include "../../../csrc/cuda/multiscale_roi_align.cu"
@@ -14,46 +7,7 @@
 namespace {
 
 using namespace gkd::cuda;
-
-void check(bool holds, const char* what) {
-  if (holds) return;
-  fprintf(stderr, "%s\n", what);
-  exit(3);
-}
-
-template <class T>
-T read() {
-  T value;
-  check(fread(&value, sizeof value, 1, stdin) == 1, "arguments end too early");
-  return value;
-}
-
-int read_int() { return static_cast<int>(read<int64_t>()); }
-
-struct Free {
-  void operator()(void* memory) const { free(memory); }
-};
-
-class Array {
- public:
-  explicit Array(int64_t bytes) : bytes_(bytes), memory_(malloc(bytes)) { memset(memory_.get(), 0xff, bytes); }
-
-  static Array read(int64_t bytes) {
-    Array array(bytes);
-    check(fread(array.memory_.get(), 1, bytes, stdin) == static_cast<size_t>(bytes), "arguments end too early");
-    return array;
-  }
-
-  template <class T>
-  T* data() const {
-    return static_cast<T*>(memory_.get());
-  }
-  void write() const { fwrite(memory_.get(), 1, bytes_, stdout); }
-
- private:
-  int64_t bytes_;
-  std::unique_ptr<void, Free> memory_;
-};
+using namespace harness;
 
 struct Features {
   Pyramid maps{};
@@ -88,11 +42,6 @@ struct Boxes {
   int count = read_int();
   Array corners = Array::read(16 * count), image_index = Array::read(8 * count);
 };
-
-void finish(const char* error, const std::vector<const Array*>& results) {
-  check(!error, error);
-  for (const Array* array : results) array->write();
-}
 
 BoxMeanPool mean_pool_call(const Features& features, const Boxes& boxes, Array& cells, Array& starts) {
   BoxMeanPool call{features.maps, boxes.count, boxes.corners.data<float>(), boxes.image_index.data<int64_t>(), {}, false,

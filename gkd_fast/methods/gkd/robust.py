@@ -21,6 +21,7 @@ Strides = tuple[Sequence[float], Sequence[float]]
 
 
 _PROTOTYPES_AT_ONCE = 128
+_SHORTEST = 1e-8  # a shorter vector has a cosine of about 0 with any other
 
 
 class Adapters(nn.Module):
@@ -65,18 +66,19 @@ def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tens
     Returns:
         [S], without gradient; 1 for a class without prototypes.
     """
-    labels = labels.clamp(min=0)
-    first, last = bank.class_offsets[labels], bank.class_offsets[labels + 1]
+    first, last = bank.class_offsets.unfold(0, 2, 1)[labels.clamp(min=0)].unbind(1)
     index = first[:, None] + torch.arange(bank.most, device=labels.device)
-    inside = index < last[:, None]
-    index = index.clamp(max=bank.student.shape[1] - 1)
+    outside = index >= last[:, None]
+    per_level = bank.student.shape[1]
+    row = index.clamp_(max=per_level - 1) + level[:, None] * per_level
 
     def nearest(embedding: Tensor, prototypes: Tensor) -> Tensor:
-        cosine = F.cosine_similarity(embedding.detach()[:, None], prototypes[level[:, None], index], dim=-1)
-        return cosine.masked_fill(~inside, -1).amax(1)
+        own, embedding = prototypes.flatten(0, 1)[row], embedding.detach().to(prototypes.dtype)
+        lengths = own.norm(dim=-1).clamp_(min=_SHORTEST) * embedding.norm(dim=-1, keepdim=True).clamp_(min=_SHORTEST)
+        return (own * embedding[:, None]).sum(-1).div_(lengths).masked_fill_(outside, -1).amax(1)
 
     discrepancy = nearest(student, bank.student) - nearest(teacher, bank.teacher)
-    return torch.where(inside.any(1), 1 - discrepancy.abs(), 1.0)
+    return (1 - discrepancy.abs()).masked_fill_(first >= last, 1.0)
 
 
 def instance_weights(
@@ -156,10 +158,7 @@ def _trust(student: Tensor, teacher: Tensor) -> Tensor:
 def channel_means(maps: Sequence[Tensor]) -> list[Tensor]:
     """The mean of every channel [C_l] over all cells of the global batch."""
     sums = [feature.float().sum((0, 2, 3)) for feature in maps]
-    # A tensor of numbers of the host would be copied to the device while the host waits.
-    cells = torch.cat(
-        [part.new_full((1,), f.shape[0] * f.shape[2] * f.shape[3]) for part, f in zip(sums, maps, strict=True)]
-    )
+    cells = _on_device_of(sums[0], [f.shape[0] * f.shape[2] * f.shape[3] for f in maps])
     *totals, cells = parallel.total(torch.cat([*sums, cells])).split([*(part.numel() for part in sums), len(maps)])
     return [total / count.clamp(min=1) for total, count in zip(totals, cells, strict=True)]
 
@@ -196,11 +195,12 @@ def soft_label_loss(
         bank: for the weights of a two-stage detector, which come from the RoI features.
         settings: temperature, one_stage_soft, positive_weights.
     """
-    count = parallel.total((soft.instance >= 0).sum()).clamp(min=1)
+    real = soft.instance >= 0
+    count = parallel.total(real.sum()).clamp(min=1)
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
-    real, instance = soft.instance >= 0, soft.instance.clamp(min=0)
+    instance = soft.instance.clamp(min=0)
     if soft.student_embedding is not None and soft.teacher_embedding is not None:
         labels = instances.labels[instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
@@ -215,7 +215,7 @@ def soft_label_loss(
         # As published: of the places with an instance the weights stay image-major while the rows become level-major.
         weights = weights[(~real).to(torch.uint8).argsort(stable=True)]
         divergence = divergence[soft.level.where(real, len(omega)).argsort(stable=True)]
-    return (weights * settings.temperature**2 * divergence).sum() / count
+    return (weights * divergence).sum() * settings.temperature**2 / count
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -267,10 +267,10 @@ def robust_distilling(
     strides = strides or (bank.strides, bank.strides)
     if bank is None:
         omega = (instances.labels >= 0).to(instances.boxes.dtype).expand(len(student), -1)
-        whole = omega.new_zeros(())
+        share, whole = 1.0, omega.new_zeros(())
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
-        whole = _participating_share(instances, bank) * levels.sum()
+        share, whole = _participating_share(instances, bank), levels.sum()
     imitated = imitated or teacher
     trust = None
     if bank is not None and settings.background_trust == "prototypes":
@@ -280,7 +280,7 @@ def robust_distilling(
         foreground, background = (loss / units.deviations.square() for loss in (foreground, background))
     over_levels = torch.mean if stage == "two_stage" or units is not None else torch.sum
     terms = {
-        "global": kappa * settings.global_weight * whole,
+        "global": kappa * settings.global_weight * share * whole,
         "foreground": kappa * settings.foreground_weight * over_levels(foreground),
         "background": kappa * settings.background_weight * over_levels(background),
     }
@@ -301,10 +301,15 @@ def _imitation(
     """L_fg and L_bg of each level [L], without their weights."""
     sums = imitation(adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, trust)
     channels = [feature.shape[1] for feature in teacher]
-    twice = 2 * (channels[0] if len(set(channels)) == 1 else sums.foreground.new_tensor(channels))
+    twice = 2 * (channels[0] if len(set(channels)) == 1 else _on_device_of(sums.foreground, channels))
     foreground = sums.foreground / (twice * parallel.total(sums.foreground_weight)).clamp(min=1)
     background = sums.background / (twice * parallel.total(sums.background_cells)).clamp(min=1)
     return foreground, background
+
+
+def _on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Numbers [n] beside a tensor; to copy them from the host, it would wait for the device."""
+    return torch.cat([like.new_full((1,), number) for number in numbers])
 
 
 def _participating_share(instances: Instances, bank: PrototypeBank) -> Tensor | float:

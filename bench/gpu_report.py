@@ -1,21 +1,27 @@
 """`python -m bench.gpu_report`: every GPU kernel as compiled for every architecture, held to its budget.
 
 Needs no GPU: registers, spills, shared memory and instructions are read from the machine code, occupancy follows
-from the architectures' limits, and the least times are an estimate by bytes and operations.
+from the architectures' limits, and the least times are an estimate by bytes and operations. `--host` instead shows what
+the host spends on each operator: launches, copies and the processor's time, on a device that computes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
 from bench.gpu.budget import load_budgets, make_budget, write_budgets
 from bench.gpu.compiled import ARCHITECTURES, Compiled, compile_all, list_jobs, toolchain
 from bench.gpu.cuda_library import CudaUnavailableError, compile_cuda, nvcc_version
+from bench.gpu.host_budget import broken_host_budgets, load_host_budgets, measure_host, versions, write_host_budgets
 from bench.gpu.judge import judge
+from bench.gpu.mock import MockUnavailableError
 from bench.gpu.occupancy import WARP, occupancy
 from bench.gpu.roofline import CEILINGS, count
 from bench.operators.shapes import COCO
@@ -29,6 +35,8 @@ COLUMNS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, print, and return 1 where a budget is broken; or write the budgets."""
     options = _parse(argv)
+    if options.host:
+        return report_host(options.json, write_budgets=options.write_budgets)
     if options.kernel:
         jobs = [job for job in list_jobs(options.arch) if job.kernel in options.kernel]
         groups = [("triton", toolchain(), compile_all(jobs))]
@@ -54,6 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
+def report_host(file: Path | None, *, write_budgets: bool) -> int:
+    """Count and time all operators on the mock device, print, and return 1 where a budget is broken, 2 without it."""
+    try:
+        costs = measure_host()
+    except MockUnavailableError as error:
+        print(f"bench.gpu_report: --host {error}", file=sys.stderr)
+        return 2
+    if file:
+        file.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    if write_budgets:
+        print(f"wrote {write_host_budgets(costs)}: {len(costs)} budgets")
+        return 0
+    columns = ("operator", "dtype", "launches", "copies", "transfers", "waits", "host µs", "of it forward")
+    rows = [[str(value) for value in asdict(cost).values()] for cost in costs]
+    print(f"## Host, shape small: {versions()}\n\n{_markdown(columns, rows)}\n")
+    broken = broken_host_budgets(costs, *load_host_budgets())
+    print("\n".join(broken) or "all budgets kept")
+    return 1 if broken else 0
+
+
 def _compile_everything(architectures: Sequence[int]) -> list[tuple[str, str, list[Compiled]]]:
     """Name, compiler and kernels of each group; says so where there is no compiler for one."""
     groups = [("triton", toolchain(), compile_all(list_jobs(architectures)))]
@@ -71,8 +99,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--kernel", nargs="+", choices=names, default=(), metavar="NAME", help="of Triton's; default: all"
     )
-    parser.add_argument("--write-budgets", action="store_true", help="take what is compiled now as the budgets")
+    parser.add_argument("--host", action="store_true", help="what the host spends on each operator instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --host: an object a row as well")
+    parser.add_argument("--write-budgets", action="store_true", help="take what is there now as the budgets")
     options = parser.parse_args(argv)
+    if options.json and not options.host:
+        parser.error("argument --json: expected with --host")
     if options.write_budgets and set(options.arch) != set(ARCHITECTURES):
         parser.error("argument --write-budgets: expected all architectures, got --arch")
     return options

@@ -94,15 +94,8 @@ class RunConfig:
     """Under torchrun, on GPUs: batch normalisation by the statistics of the whole batch, not of a process's share."""
 
 
-# Small images of small objects on cluttered backgrounds, which are not worth a student's short training: the README
-# compares these weights with smaller ones. 100 images a class keep the refresh short.
-SCENES_DISTILL: dict[str, Any] = {
-    "min_box": 16.0,
-    "candidate_images": 100,
-    "foreground_weight": 16.0,
-    "background_weight": 1.0,
-    "attenuation": False,
-}
+# Small images of small objects; 100 images a class keep the refresh short.
+SCENES_DISTILL: dict[str, Any] = {"min_box": 16.0, "candidate_images": 100}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +151,20 @@ def to_dict(config: Config) -> dict[str, Any]:
     }
 
 
+# What runs did before these were settings: one that goes on keeps its loss.
+_BEFORE_UNITS = {"feature_units": "published", "box_levels": "own", "background_trust": "none"}
+
+
 def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `to_dict`. What it lacks has the default of its section: it is younger than the file.
+    """The inverse of `to_dict`. What it lacks is younger than the file and has the default of its section, but for
+    what changed the loss.
 
     Raises:
         InputError: for a field that does not exist, or a value of another type.
     """
     sections = {}
+    if "method" in values.get("distill", {}) or "terms" in values.get("distill", {}):
+        values = {**values, "distill": _BEFORE_UNITS | values["distill"]}
     for name in SECTIONS:
         section, given = getattr(PLAIN, name), values.get(name, {})
         known = {own for option in options_of(type(section)) for own in (option.name, *option.aliases)}

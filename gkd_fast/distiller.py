@@ -27,6 +27,7 @@ from gkd_fast.methods.gkd import (
 )
 from gkd_fast.methods.gkd.prototypes import merged
 from gkd_fast.methods.gkd.rings import candidates_from
+from gkd_fast.methods.units import TeacherUnits
 from gkd_fast.ops._checks import check_choice
 from gkd_fast.pyramids import infer_strides, pool, resized
 from gkd_fast.ranges import check_ranges
@@ -56,8 +57,8 @@ class Distiller(nn.Module):
         method: NAME[@FACTOR][+...], see `gkd_fast.methods`; None: as the settings say.
         boxes: ``xyxy`` in pixels of the batch, or ``cxcywh`` normalised by its sides.
         strides: of the student's maps, in pixels; None: from the sizes of images and maps, in every step.
-        stage: ``two_stage`` takes the mean of feature losses over the levels, and softmax for soft labels;
-            ``one_stage`` the sum, and sigmoids.
+        stage: ``two_stage`` takes softmax for soft labels, ``one_stage`` sigmoids; in published feature units also the
+            mean, and the sum, of gkd's feature losses over the levels.
         settings: of the methods.
         run_student, run_teacher: how a network is run on images, where that is not ``network(images)``.
         logits: gives the class logits of both networks for each box, for soft labels; None: there are none.
@@ -122,6 +123,7 @@ class Distiller(nn.Module):
         self.methods = build_methods(names, self._setup(example), self.settings).to(example.device)
         self._mean_gradients = parallel.MeanGradients(self.methods.parameters())
         self.uses_prototypes = uses_prototypes(self.settings)
+        self._units = TeacherUnits() if self.settings.feature_units == "teacher" else None
         self.rings: ClassRings | None = None
         if self.uses_prototypes and (refresh_steps or self.settings.prototypes_from == "harvest"):
             self.rings = ClassRings(len(self.classes), self.settings.capacity)
@@ -164,8 +166,10 @@ class Distiller(nn.Module):
         teacher = self._teach(images)
         truth = instances_of(images, boxes, labels, image_index, self.box_format)
         self._check(student, teacher, images, truth)
-        step = self._step(student, teacher, images, truth, own)
         training = self.training and torch.is_grad_enabled()
+        if self._units and (training or not self.steps):
+            self._units.add(teacher)
+        step = self._step(student, teacher, images, truth, own)
         if training and self.rings is not None:
             self._remember(step, image_ids, flipped)
         terms = self._terms(step)
@@ -235,7 +239,7 @@ class Distiller(nn.Module):
         self._teacher.remove()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Prototypes, what the last steps of this process saw, and their number."""
+        """Prototypes, what the last steps of this process saw, the teacher's units, and the steps' number."""
         return self._extra_state(self.rings.state_dict() if self.rings else None)
 
     def gathered_extra_state(self) -> dict[str, Any]:
@@ -244,13 +248,16 @@ class Distiller(nn.Module):
 
     def _extra_state(self, rings: dict[str, Any] | None) -> dict[str, Any]:
         bank = None if self.bank is None else vars(self.bank.to(torch.device("cpu")))
-        return {"bank": bank, "rings": rings, "steps": self.steps}
+        units = self._units.state_dict() if self._units else None
+        return {"bank": bank, "rings": rings, "units": units, "steps": self.steps}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_extra_state`."""
         self.bank = None if state["bank"] is None else PrototypeBank(**state["bank"]).to(self.device)
         if self.rings and state["rings"]:
             self.rings.load_state_dict(state["rings"], self.device)
+        if self._units and state.get("units"):
+            self._units.load_state_dict(state["units"], self.device)
         self.steps = state["steps"]
 
     def __reduce__(self) -> Any:
@@ -333,6 +340,7 @@ class Distiller(nn.Module):
             instances=own.instances if own else truth,
             weights=truth.boxes.new_ones(len(student), len(truth.boxes)),
             images=images,
+            units=self._units.units() if self._units else None,
             bank=self.bank,
             # A number would be a constant of the compiled loss, and another one every epoch.
             kappa=torch.full((), self.attenuation, device=images.device),
@@ -357,6 +365,9 @@ class Distiller(nn.Module):
         """The step for methods that compute in float32, with robust weights where they are asked for."""
         maps = {name: [f.float() for f in getattr(step, name)] for name in ("student", "teacher", "teacher_own")}
         step = dataclasses.replace(step, **maps)
+        if step.units is not None:
+            deviations = step.units.deviations
+            step = dataclasses.replace(step, teacher=[f / d for f, d in zip(step.teacher, deviations, strict=True)])
         if not self.settings.robust_masks or not self.uses_prototypes or step.bank is None:
             return step
         strides = step.strides, step.teacher_strides

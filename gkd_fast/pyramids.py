@@ -99,6 +99,8 @@ def imitation(
     omega: Tensor,
     strides: Sequence[float],
     overlap: str = "max",
+    levels: str = "own",
+    trust: Sequence[Tensor] | None = None,
 ) -> ImitationSums:
     """Sums of the squared differences under the boxes and outside of them (`gkd_fast.ops.masked_imitation`).
 
@@ -108,16 +110,20 @@ def imitation(
         omega: their weights [L,B].
         strides: of the levels.
         overlap: see the operator.
+        levels: "own": a box is painted on the level of its size; "every": on all.
+        trust: weights of the cells outside of boxes, L maps [N,H_l,W_l]; None: 1.
     """
     where = instances.boxes, instances.image_index
-    if len({feature.shape[1] for feature in student}) == 1:
-        return ops.masked_imitation(student, teacher, *where, omega, strides, overlap=overlap)
-    level = imitation_level(instances.boxes, len(student), BASE_SIZE)
+    if levels == "own" and len({feature.shape[1] for feature in student}) == 1:
+        return ops.masked_imitation(student, teacher, *where, omega, strides, overlap=overlap, trust=trust)
+    if levels == "own":
+        # A weight of NaN paints nothing: each level by itself takes all boxes.
+        level = imitation_level(instances.boxes, len(student), BASE_SIZE)
+        omega = omega.where(level == torch.arange(len(student), device=level.device)[:, None], torch.nan)
     sums = [
-        # A weight of NaN paints nothing: each level by itself would take the boxes of all.
         ops.masked_imitation(
-            [s], [t], *where, omega[number, None].where(level == number, torch.nan), [strides[number]], overlap=overlap
+            [s], [t], *where, omega[n, None], [strides[n]], overlap=overlap, trust=trust and [trust[n]]
         )
-        for number, (s, t) in enumerate(zip(student, teacher, strict=True))
+        for n, (s, t) in enumerate(zip(student, teacher, strict=True))
     ]
     return ImitationSums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))

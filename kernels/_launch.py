@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+from gkd_fast.kernels._spec import INTERPRETED
+
 VECTOR = tl.constexpr(8)  # channels come in multiples of it: 16 bytes of a half type, twice 16 of float32
 DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -26,10 +26,18 @@ def ready(tensor: Tensor) -> Tensor:
 
 
 def ready_vectors(*tensors: Tensor) -> list[Tensor]:
-    """Vectors [...,C] in one dtype (float32 where theirs differ), filled up with zeros to whole VECTORs of channels."""
+    """Vectors [...,C] in one dtype (float32 where theirs differ), filled up with zeros to whole VECTORs of channels.
+
+    A tensor that is so already is given back itself.
+    """
     dtypes = {tensor.dtype for tensor in tensors}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    return [ready(F.pad(t.to(dtype), (0, -t.shape[-1] % VECTOR.value))) for t in tensors]
+    return [ready(_whole_vectors(tensor.to(dtype))) for tensor in tensors]
+
+
+def _whole_vectors(tensor: Tensor) -> Tensor:
+    missing = -tensor.shape[-1] % VECTOR.value
+    return F.pad(tensor, (0, missing)) if missing else tensor  # pad copies where it adds nothing, too
 
 
 def like_input(gradient: Tensor, tensor: Tensor) -> Tensor:

@@ -12,14 +12,27 @@ import torch
 import triton
 import triton.language as tl
 
+INTERPRETED = bool(triton.knobs.runtime.interpret)
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+# Triton's default depends on its version; without fusion every a * b + c takes two instructions.
+FUSION = {"enable_fp_fusion": True}
+
+
+class Kernel(triton.JITFunction):
+    """A kernel whose multiplications and additions are fused."""
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        """Launch or, with warmup=True, compile alone."""
+        return super().run(*args, **FUSION, **options)
 
 
 def unspecialised(fn: Callable[..., None]) -> triton.JITFunction:
     """`triton.jit` for a kernel that is launched: one compiled form whatever its numbers are."""
     parameters = inspect.signature(fn).parameters.items()
     numbers = [name for name, p in parameters if p.annotation is not tl.constexpr and not name.endswith("_ptr")]
-    return triton.jit(fn, do_not_specialize=numbers)
+    return (triton.jit if INTERPRETED else Kernel)(fn, do_not_specialize=numbers)
 
 
 class Launch(NamedTuple):
@@ -29,6 +42,11 @@ class Launch(NamedTuple):
     constexprs: dict[str, Any]
     num_warps: int
     num_stages: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The schedule, and what all kernels are compiled with."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **FUSION}
 
     @property
     def attrs(self) -> dict[tuple[int], list[list]]:

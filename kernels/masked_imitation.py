@@ -39,6 +39,7 @@ def imitation_kernel(
     a_ptr,
     b_ptr,
     weights_ptr,
+    outside_ptr,
     sums_ptr,
     sums_per_level,
     sums_per_kind,
@@ -59,7 +60,7 @@ def imitation_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Sums of W (A-B)^2 and [W <= 0] (A-B)^2 over some cells and `blocks` tiles of channels.
+    """Sums of W (A-B)^2 and R (A-B)^2 over some cells and `blocks` tiles of channels; R: weights outside of boxes.
 
     They are rows 0 and 1 of [4,L,sums_per_level]. Strides, and the lengths along memory of cells or
     channels, count VECTORs of elements.
@@ -84,10 +85,11 @@ def imitation_kernel(
         squares += (a - b) * (a - b)
     square = tl.sum(squares, 0)
     weight = tl.load(weights_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
+    outside = tl.load(outside_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
     program = (image * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
     sums = sums_ptr + level * sums_per_level + program
     tl.store(sums, tl.sum(weight * square, 0))
-    tl.store(sums + sums_per_kind, tl.sum(tl.where(weight <= 0.0, square, 0.0), 0))
+    tl.store(sums + sums_per_kind, tl.sum(outside * square, 0))
 
 
 @unspecialised
@@ -95,6 +97,7 @@ def imitation_backward_kernel(
     a_ptr,
     b_ptr,
     weights_ptr,
+    outside_ptr,
     foreground_ptr,
     background_ptr,
     a_gradient_ptr,
@@ -124,7 +127,7 @@ def imitation_backward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Gradient 2 (foreground W + background [W <= 0]) (A-B) of A and its negative of B, those that are needed.
+    """Gradient 2 (foreground W + background R) (A-B) of A and its negative of B, those that are needed.
 
     foreground, background [L]: gradients of the sums. Lengths as in `imitation_kernel`.
     """
@@ -137,8 +140,8 @@ def imitation_backward_kernel(
     begin = tl.program_id(1) * blocks * BLOCK_C
     end = tl.minimum(begin + blocks * BLOCK_C, channels)
     weight = tl.load(weights_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
-    background = tl.where(weight <= 0.0, tl.load(background_ptr + level), 0.0)
-    slope = 2.0 * (tl.load(foreground_ptr + level) * weight + background)
+    outside = tl.load(outside_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
+    slope = 2.0 * (tl.load(foreground_ptr + level) * weight + tl.load(background_ptr + level) * outside)
 
     for first in range(begin, end, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
@@ -261,26 +264,30 @@ def masked_imitation(
     boxes: Tensor,
     image_index: Tensor,
     omega: Tensor,
+    trust: Tensor | None,
     strides: Sequence[float],
     last: bool,
     base_size: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Four sums [L] and the weights [sum of N*H*W], float32; see `gkd_fast.ops.masked_imitation`."""
+    """Four sums [L] and the weights [2, sum of N*H*W], float32; see `gkd_fast.ops.masked_imitation`."""
     shapes = [s.shape for s in student]
     cells = [n * h * w for n, _, h, w in shapes]
-    weights = student[0].new_empty(sum(cells), dtype=torch.float32)
-    with on_device_of(weights):
+    both = student[0].new_empty((2, sum(cells)), dtype=torch.float32)
+    weights, outside = both
+    with on_device_of(both):
         plans = [Plan.of(s, t) if s.numel() else None for s, t in zip(student, teacher, strict=True)]
         counts = [painting_programs(n, h * w) for n, _, h, w in shapes]
         counts += [plan.grid[0] * plan.grid[1] * plan.grid[2] for plan in plans if plan]
         sums = weights.new_zeros((4, len(shapes), max(counts)))
         boxes, image_index, omega = ready(boxes), ready(image_index), ready(omega.float())
         paint(boxes, image_index, omega, weights, sums, shapes, strides, last=last, base_size=base_size)
+        torch.mul(weights <= 0, 1.0 if trust is None else trust, out=outside)
         for level, plan in enumerate(plans):
             if plan:
                 imitation_kernel[plan.grid](
                     *(m.tensor for m in plan.maps),
                     weights,
+                    outside,
                     sums,
                     sums.stride(1),
                     sums.stride(0),
@@ -291,7 +298,7 @@ def masked_imitation(
                     **plan.configuration,
                 )
         foreground, background, weight, empty = (part.sum(1) for part in sums)  # outputs share no memory
-    return foreground, background, weight, empty, weights
+    return foreground, background, weight, empty, both
 
 
 def masked_imitation_backward(
@@ -332,7 +339,7 @@ def _differentiate(
     plan = Plan.of(student, teacher, *targets)
     imitation_backward_kernel[plan.grid](
         *(m.tensor for m in plan.maps[:2]),
-        weights,
+        *weights,
         foreground,
         background,
         *(m.tensor for m in plan.maps[2:]),

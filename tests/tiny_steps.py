@@ -34,21 +34,22 @@ def make_batches(data: PreparedDataset, size: int = 4) -> list[Batch]:
     return list(build_loader(data, batch_size=size, shuffle=True, seed=0, workers=0))
 
 
-def make_step(config: Config, *, distilled: bool = True) -> tuple[TrainStep, list[Batch]]:
+def make_step(config: Config, *, distilled: bool = True, device: torch.device = CPU) -> tuple[TrainStep, list[Batch]]:
     """A step with prototypes, and two batches."""
     torch.manual_seed(0)
     data = make_data()
     teacher_spec, student_spec = specs(config.model)
-    student = adapt(build_detector(student_spec, len(data.classes)))
+    student = adapt(build_detector(student_spec, len(data.classes)).to(device))
     distiller = None
     if distilled:
         teacher = adapt(build_detector(teacher_spec, len(data.classes)))
-        freeze_teacher(teacher.model, CPU)
+        freeze_teacher(teacher.model, device)
         distiller = build_distiller(teacher, student, data.classes, config.distill)
     batches = make_batches(data)
-    step = TrainStep(student, config, 1e-3, CPU, distiller, most=max(data.boxes_per_image(range(len(data))).values()))
+    most = max(data.boxes_per_image(range(len(data))).values())
+    step = TrainStep(student, config, 1e-3, device, distiller, most=most)
     if distiller:
-        distiller.refresh(passed_batches(student, batches, CPU))
+        distiller.refresh(passed_batches(student, batches, device))
     student.model.train()
     return step, batches
 

@@ -70,7 +70,7 @@ def compile_job(job: Job) -> Compiled:
     compiled = triton.compile(
         ASTSource(spec.fn, form.signature, form.constexprs, form.attrs),
         target=GPUTarget("cuda", job.arch, 32),
-        options={"num_warps": form.num_warps, "num_stages": form.num_stages},
+        options=form.options,
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"

@@ -21,13 +21,22 @@ constexpr int64_t kStrip = 512;
 // Elements of a map that are one task: long ways through memory, for the prefetcher.
 constexpr int64_t kTileElements = 1 << 18;
 
-// One level: both maps and the weight of every cell [N,H*W].
+// Weights of a run's cells: as foreground, and as background.
+template <class T>
+struct Weights {
+  const T *foreground, *background;
+};
+
+// One level: both maps and the weights of every cell [N,H*W].
 template <class T>
 struct Level {
   FeatureMap student, teacher;
-  const T* weights;
+  Weights<T> weights;
 
-  const T* weight(const Run& run) const { return weights + run.image * student.cells() + run.cell; }
+  Weights<T> of(const Run& run) const {
+    const int64_t cell = run.image * student.cells() + run.cell;
+    return {weights.foreground + cell, weights.background + cell};
+  }
 
   // Runs go where memory goes. Where the maps differ in layout they go along the channels: the cells that one line of
   // the cache holds are next to each other in time then, too.
@@ -43,10 +52,11 @@ template <class T>
 std::vector<Level<T>> make_levels(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher,
                                   const Tensor& weights) {
   std::vector<Level<T>> levels;
-  const T* next = data<T>(weights);
+  Weights<T> next{data<T>(weights), data<T>(weights) + weights.numel() / 2};
   for (size_t l = 0; l < student.size(); ++l) {
     levels.push_back({FeatureMap(student[l]), FeatureMap(teacher[l]), next});
-    next += levels.back().student.images * levels.back().student.cells();
+    const int64_t cells = levels.back().student.images * levels.back().student.cells();
+    next = {next.foreground + cells, next.background + cells};
   }
   return levels;
 }
@@ -83,17 +93,6 @@ void for_each_run(const Tile& tile, bool along_cells, const Body& body) {
     }
 }
 
-// [W <= 0], the complement of the painted cells.
-template <class T>
-Vec<T> outside(Vec<T> weight) {
-  const Vec<T> zero = {}, one = zero + T(1);
-  return weight <= zero ? one : zero;
-}
-template <class T>
-T outside(T weight) {
-  return weight <= T(0) ? T(1) : T(0);
-}
-
 // The first n < width lanes; the others are 0.
 template <class T>
 Vec<T> load_part(const T* p, int64_t n) {
@@ -117,30 +116,31 @@ template <class T>
 struct Sums {
   LaneSums<T> foreground, background;
 
-  // W (s-t)^2 and (1-O) (s-t)^2 of a run of cells.
-  void add_cells(const T* s, const T* t, const T* weight, int64_t count) {
+  // W (s-t)^2 and (1-O) r (s-t)^2 of a run of cells.
+  void add_cells(const T* s, const T* t, Weights<T> weights, int64_t count) {
     constexpr int W = Simd<T>::width;
+    const T *inside = weights.foreground, *outside = weights.background;
     Vec<T> painted[2] = {}, rest[2] = {};
-    const auto add = [&](int j, Vec<T> difference, Vec<T> w) {
+    const auto add = [&](int j, Vec<T> difference, Vec<T> foreground_weight, Vec<T> background_weight) {
       const Vec<T> square = difference * difference;
-      painted[j] += w * square;
-      rest[j] += outside<T>(w) * square;
+      painted[j] += foreground_weight * square;
+      rest[j] += background_weight * square;
     };
     int64_t i = 0;
     for (; i + 2 * W <= count; i += 2 * W) {
-      add(0, load(s + i) - load(t + i), load(weight + i));
-      add(1, load(s + i + W) - load(t + i + W), load(weight + i + W));
+      add(0, load(s + i) - load(t + i), load(inside + i), load(outside + i));
+      add(1, load(s + i + W) - load(t + i + W), load(inside + i + W), load(outside + i + W));
     }
     for (; i < count; i += W) {
       const int64_t n = std::min<int64_t>(W, count - i);
-      add(0, load_part(s + i, n) - load_part(t + i, n), load_part(weight + i, n));
+      add(0, load_part(s + i, n) - load_part(t + i, n), load_part(inside + i, n), load_part(outside + i, n));
     }
     foreground.add(painted[0] + painted[1]);
     background.add(rest[0] + rest[1]);
   }
 
   // The same of a run of one cell's channels.
-  void add_channels(const T* s, const T* t, T weight, int64_t count) {
+  void add_channels(const T* s, const T* t, Weights<T> weights, int64_t count) {
     constexpr int W = Simd<T>::width;
     Vec<T> sum[2] = {};
     const auto add = [&](int j, Vec<T> difference) { sum[j] += difference * difference; };
@@ -153,8 +153,8 @@ struct Sums {
       const int64_t n = std::min<int64_t>(W, count - i);
       add(0, load_part(s + i, n) - load_part(t + i, n));
     }
-    foreground.add(sum[0] + sum[1], weight);
-    background.add(sum[0] + sum[1], outside(weight));
+    foreground.add(sum[0] + sum[1], *weights.foreground);
+    background.add(sum[0] + sum[1], *weights.background);
   }
 };
 
@@ -164,11 +164,10 @@ Sums<T> sum_tile(const Level<T>& level, const Tile& tile) {
   Sums<T> sums;
   for_each_run(tile, level.along_cells(), [&](const Run& run) {
     const T *student = level.student.read(run, s), *teacher = level.teacher.read(run, t);
-    const T* weight = level.weight(run);
     if (run.along_cells)
-      sums.add_cells(student, teacher, weight, run.count);
+      sums.add_cells(student, teacher, level.of(run), run.count);
     else
-      sums.add_channels(student, teacher, *weight, run.count);
+      sums.add_channels(student, teacher, level.of(run), run.count);
   });
   return sums;
 }
@@ -178,21 +177,24 @@ template <class T>
 struct Slopes {
   T foreground, background;
 
-  Vec<T> at(Vec<T> w) const { return foreground * w + background * outside<T>(w); }
-  T at(T w) const { return foreground * w + background * outside(w); }
+  Vec<T> vector(Weights<T> w, int64_t cell) const {
+    return foreground * load(w.foreground + cell) + background * load(w.background + cell);
+  }
+  T at(Weights<T> w, int64_t cell) const { return foreground * w.foreground[cell] + background * w.background[cell]; }
 };
 
-// out = slope(W) (s - t)
+// out = slope of the cell (s - t)
 template <class T>
-void difference(const T* s, const T* t, const T* weight, bool along_cells, Slopes<T> slopes, int64_t count, T* out) {
+void difference(const T* s, const T* t, Weights<T> weights, bool along_cells, Slopes<T> slopes, int64_t count,
+                T* out) {
   constexpr int W = Simd<T>::width;
-  const T slope = slopes.at(*weight);
+  const T slope = slopes.at(weights, 0);
   int64_t i = 0;
   for (; i + W <= count; i += W) {
-    const Vec<T> slope_vector = along_cells ? slopes.at(load(weight + i)) : slope + Vec<T>{};
+    const Vec<T> slope_vector = along_cells ? slopes.vector(weights, i) : slope + Vec<T>{};
     store(out + i, slope_vector * (load(s + i) - load(t + i)));
   }
-  for (; i < count; ++i) out[i] = (along_cells ? slopes.at(weight[i]) : slope) * (s[i] - t[i]);
+  for (; i < count; ++i) out[i] = (along_cells ? slopes.at(weights, i) : slope) * (s[i] - t[i]);
 }
 
 template <class T>
@@ -203,24 +205,25 @@ void differentiate_tile(const Level<T>& level, const Tile& tile, Slopes<T> slope
     const T *student = level.student.read(run, s), *teacher = level.teacher.read(run, t);
     if (student_gradient) {
       T* out = student_gradient->target(run, buffer);
-      difference(student, teacher, level.weight(run), run.along_cells, slopes, run.count, out);
+      difference(student, teacher, level.of(run), run.along_cells, slopes, run.count, out);
       student_gradient->write(run, out);
     }
     if (teacher_gradient) {
       T* out = teacher_gradient->target(run, buffer);
-      difference(teacher, student, level.weight(run), run.along_cells, slopes, run.count, out);
+      difference(teacher, student, level.of(run), run.along_cells, slopes, run.count, out);
       teacher_gradient->write(run, out);
     }
   });
 }
 
-// Weights [sum of N*H*W], level after level.
+// Weights [2, sum of N*H*W] of the cells, level after level, as foreground and as background.
 template <class T>
 Tensor paint_weights(const std::vector<Tensor>& maps, const Tensor& boxes, const Tensor& image_index,
-                     const Tensor& omega, const std::vector<double>& strides, bool last, double base_size) {
+                     const Tensor& omega, const std::optional<Tensor>& trust, const std::vector<double>& strides,
+                     bool last, double base_size) {
   int64_t cells = 0;
   for (const Tensor& map : maps) cells += map.size(0) * map.size(2) * map.size(3);
-  Tensor weights = new_zeros(maps[0], {cells}, dtype_of<T>());
+  Tensor weights = new_zeros(maps[0], {2, cells}, dtype_of<T>());
   std::vector<T*> level_weights;
   T* next = data<T>(weights);
   for (const Tensor& map : maps) {
@@ -244,10 +247,17 @@ Tensor paint_weights(const std::vector<Tensor>& maps, const Tensor& boxes, const
     const PaintArea area(box, static_cast<float>(strides[level]), height, width);
     paint(area, weight, last, width, level_weights[level] + image * height * width);
   }
+  T *inside = data<T>(weights), *outside = inside + cells;
+  std::fill(outside, outside + cells, T(1));
+  if (trust)
+    with_floating_type(trust->scalar_type(),
+                       [&](auto tag) { widen(data<decltype(tag)>(*trust), cells, outside); });
+  for (int64_t i = 0; i < cells; ++i)
+    if (inside[i] > T(0)) outside[i] = 0;
   return weights;
 }
 
-// foreground, background, foreground weight, background cells [L], and the weights [sum of N*H*W].
+// foreground, background, foreground weight, background cells [L], and the weights [2, sum of N*H*W].
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
@@ -276,13 +286,13 @@ Forward forward(const std::vector<Tensor>& student, const std::vector<Tensor>& t
     return level_vector([&](size_t l) {
       double sum = 0;
       const int64_t cells = levels[l].student.images * levels[l].student.cells();
-      for (int64_t i = 0; i < cells; ++i) sum += term(levels[l].weights[i]);
+      for (int64_t i = 0; i < cells; ++i) sum += term(levels[l].weights.foreground[i]);
       return sum;
     });
   };
   return {level_vector([&](size_t l) { return foreground[l]; }),
           level_vector([&](size_t l) { return background[l]; }), over_cells([](T w) { return w; }),
-          over_cells([](T w) { return outside(w); }), weights};
+          over_cells([](T w) { return w > T(0) ? 0 : 1; }), weights};
 }
 
 bool any_double(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher) {
@@ -290,13 +300,14 @@ bool any_double(const std::vector<Tensor>& student, const std::vector<Tensor>& t
 }
 
 Forward masked_imitation(std::vector<Tensor> student, std::vector<Tensor> teacher, const Tensor& boxes,
-                         const Tensor& image_index, const Tensor& omega, std::vector<double> strides, bool last,
-                         double base_size) {
+                         const Tensor& image_index, const Tensor& omega, std::optional<Tensor> trust,
+                         std::vector<double> strides, bool last, double base_size) {
   const Tensor b = torch::stable::contiguous(boxes), i = torch::stable::contiguous(image_index);
   const Tensor o = torch::stable::contiguous(omega);
+  if (trust) trust = torch::stable::contiguous(*trust);
   if (any_double(student, teacher))
-    return forward<double>(student, teacher, paint_weights<double>(student, b, i, o, strides, last, base_size));
-  return forward<float>(student, teacher, paint_weights<float>(student, b, i, o, strides, last, base_size));
+    return forward<double>(student, teacher, paint_weights<double>(student, b, i, o, trust, strides, last, base_size));
+  return forward<float>(student, teacher, paint_weights<float>(student, b, i, o, trust, strides, last, base_size));
 }
 
 template <class T>

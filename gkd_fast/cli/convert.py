@@ -16,6 +16,7 @@ from gkd_fast.data.settings import DataConfig
 from gkd_fast.detectors.conventions import TORCHVISION
 from gkd_fast.detectors.settings import AP
 from gkd_fast.predict import predict_images
+from gkd_fast.predict.prediction import find_images
 from gkd_fast.ranges import FRACTION, POSITIVE
 from gkd_fast.training.precision import resolve_device
 
@@ -62,14 +63,16 @@ class ConvertConfig:
     setting. The drawn images lie beside the output, in a folder of its name."""
     verify_score: Annotated[float, FRACTION] = 0.3
     """Least score of a box that is drawn, from 0 to 1."""
-    verify_images: Annotated[int, POSITIVE] = 200
-    """Most images that are evaluated."""
+    verify_images: Annotated[int, POSITIVE] = 20
+    """Most images that are drawn, taken evenly from all."""
     data: Literal["auto", "voc", "coco", "yolo"] = "auto"
     """Format of the annotations in --data-root; auto: found by looking there."""
     data_root: Path | None = None
     """Data set whose validation images the converted detector is evaluated on, to print its AP beside the stated."""
     val_split: str = ""
     """Split to evaluate on; empty: found by its name."""
+    evaluated_images: Annotated[int, POSITIVE] = 200
+    """Most images that are evaluated, taken evenly from all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of --verify and --data-root; auto: the GPU where one is there."""
     relu_before_p7: Literal["auto", "yes", "no"] = "auto"
@@ -109,12 +112,13 @@ def _verify(options: ConvertConfig) -> None:
     """Draw what the converted detector finds, and print what it reaches."""
     device = resolve_device(options.device)
     if options.verify is not None:
-        folder = options.output.with_suffix("")
-        found = predict_images(options.output, [options.verify], folder, score=options.verify_score, device=device)
+        folder, images = options.output.with_suffix(""), find_images([options.verify])
+        chosen = images[:: -(-len(images) // options.verify_images)]
+        found = predict_images(options.output, chosen, folder, score=options.verify_score, device=device)
         count = len(found["annotations"])
         print(f"{folder}: {count} boxes drawn in {len(found['images'])} images; they should lie on the objects")
     if options.data_root is not None:
         data = DataConfig(data=options.data, data_root=options.data_root, val_split=options.val_split)
-        done = reached(options.output, data, images=options.verify_images, device=device)
+        done = reached(options.output, data, images=options.evaluated_images, device=device)
         stated = "none stated (--teacher-ap)" if done.stated is None else f"stated {done.stated:.3f}"
         print(f"AP {done.figures['AP']:.3f}, AP50 {done.figures['AP50']:.3f} on {done.images} images, {stated}")

@@ -22,12 +22,13 @@ _BY_HOOKS = "which teaches through gkd_fast.Distiller (docs/integrations.md)"
 # Names that mark a detector of another kind, the more particular before the more general.
 _OTHERS = (
     (r"roi_head\.bbox_head\.\d\.|roi_heads\.box_(head|predictor)\.\d\.(fc|cls_score)", "a Cascade R-CNN"),
+    (r"backbone\.res\d\.|roi_heads\.res5\.", "a C4 or DC5 detector, without a feature pyramid"),
     (r".*(keypoint_head|keypoint_predictor)\.", "a Keypoint R-CNN"),
     (r"(semantic_head|sem_seg_head|panoptic_fusion_head)\.", "a panoptic or semantic network"),
     (r"(rpn_head\.init_proposal|init_proposal_boxes)", "a Sparse R-CNN"),
     (r"rpn_head\.(conv_centerness|conv_cls|scales)", "a Faster R-CNN with proposals of FCOS"),
     (r"rpn_head\.(conv_loc|conv_shape|feature_adaption)", "a detector with guided anchoring"),
-    (r"roi_head\.(shared_head|grid_head|mask_iou_head)|roi_heads\.res5", "a detector with other heads"),
+    (r"roi_head\.(shared_head|grid_head|mask_iou_head)", "a detector with other heads"),
     (r"bbox_head\.atss_|head\.(cls_logits|centerness)\.", "an ATSS or PAA"),
     (r"bbox_head\.gfl_", "a GFL"),
     (r"bbox_head\.vfnet_", "a VarifocalNet"),
@@ -48,7 +49,6 @@ _PARTS = (
     (r"backbone\.(bottom_up\.)?(patch_embed|stages|layers|norm\d)\.?", "a transformer or ConvNeXt as backbone"),
     (r"backbone\.layer\d\.\d+\.conv\.\d", "a MobileNet as backbone"),
     (r"backbone\.layer\d\.\d+\.(context_block|gen_attention_block|conv2\.fc)", "attention in the backbone"),
-    (r"backbone\.res\d\.", "a C4 or DC5 detector, without a feature pyramid"),
     (r"backbone\.gn1|backbone\.layer\d\.\d+\.gn\d", "group normalisation (GN) in the backbone"),
     (r"neck\.\d\.", "a pyramid with further parts behind it (Libra, DyHead)"),
     (r"neck\.(pafpn_convs|downsample_convs|bottom_up_layers|stack|stages)", "a pyramid other than FPN"),
@@ -112,6 +112,10 @@ def recognise(state: dict[str, Tensor], prefix: str, origin: str) -> Recognised:
     if masks:
         state = {name: value for name, value in state.items() if name not in set(masks)}
         notes.append(f"a Mask R-CNN, taken without its mask branch ({_some(masks)})")
+    heads = re.compile(r"(?:bbox_head\.cls_convs|head\.cls_subnet)\.(\d+)")
+    towers = {match[1] for name in names if (match := heads.match(name))}
+    if len(towers) not in (0, 4):
+        raise InputError(f"{origin}: a RetinaNet with {len(towers)} convolutions in its heads, not 4; {SUPPORTED}")
     detector = "retinanet" if any(name.startswith(("bbox_head.", "head.")) for name in state) else "faster_rcnn"
     return Recognised(library, detector, _backbone(state, library, origin), state, tuple(notes))
 
@@ -129,6 +133,7 @@ def _own(state: dict[str, Tensor], prefix: str, origin: str) -> tuple[dict[str, 
     found = Counter(name[: root.start()] for name in kept if (root := _ROOTS.search(name)))
     shown = ", ".join(f"{name} ({count} weights)" for name, count in found.most_common() if name)
     if prefix:
+        prefix = f"{prefix.rstrip('.')}."
         own = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
         if not own:
             raise InputError(f"{origin}: --prefix {prefix}: expected one of {shown or 'none'}")

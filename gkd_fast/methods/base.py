@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_fast.instances import Instances
+from gkd_fast.methods.units import Units
 
 NEEDS = {
     "anchors": "the student's anchors: Distiller(anchors=...)",
@@ -63,6 +64,8 @@ class Step:
         strides, teacher_strides: of the L levels of `student` and `teacher_own`, in pixels.
         truth: the ground truth, B instances; class -1 marks padding, whose `weights` are 0.
         instances: what global knowledge compares: the positive proposals of a two-stage detector, or the ground truth.
+        units: what the teacher's maps are measured in; `teacher` is divided by the deviations, but for methods that
+            take raw maps. None: as published.
         weights: [L,B], what each ground-truth instance counts in a mask: 1, or its robust weight.
         images: [N,3,H,W], the padded batch.
         bank: the prototypes, None where there are none yet.
@@ -81,6 +84,7 @@ class Step:
     instances: Instances
     weights: Tensor
     images: Tensor
+    units: Units | None = None
     bank: Any = None
     kappa: Tensor | float = 1.0
     anchors: Callable[[], list[Tensor]] | None = None

@@ -80,7 +80,7 @@ class CrossKD(nn.Module):
         networks = step.detection.student, step.detection.teacher
         own, other = (getattr(network.model.head, head) for network in networks)
         crossed, reference = [], []
-        for student, teacher in zip(step.student, step.teacher, strict=True):
+        for student, teacher in zip(step.student, step.teacher_own, strict=True):
             with torch.no_grad():
                 hidden = _hidden(other, teacher)
                 reference.append(_finish(other, last, hidden))

@@ -67,7 +67,7 @@ class DeFeat(nn.Module):
     def _proposals(self, step: Step) -> dict[str, Tensor]:
         soft, teacher = step.detection.own.soft, step.detection.teacher
         samples = soft["samples"]
-        logits, _ = teacher.classify(step.detection.teacher_pyramid(step.teacher), samples.boxes, soft["size"])
+        logits, _ = teacher.classify(step.detection.teacher_pyramid(step.teacher_own), samples.boxes, soft["size"])
         positive, negative = decoupled_divergence(soft["logits"], logits, samples.matched.flatten())
         return {"positive": self.positive_weight * positive, "negative": self.negative_weight * negative}
 

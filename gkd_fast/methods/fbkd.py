@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step
+from gkd_fast.methods.units import channel_factor, image_factor, pixel_factor
 from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
 
 
@@ -61,20 +62,21 @@ class FBKD(nn.Module):
         for index, (adapter, teacher) in enumerate(zip(self.adapters, step.teacher, strict=False)):
             student = adapter(step.student[index])
             relation = self.relation_adapters[index](self.student_relation[index](student))
-            levels.append(
-                torch.stack(
-                    [
-                        *attention_guided(student, teacher, self.temperature),
-                        torch.linalg.vector_norm(relation - self.teacher_relation[index](teacher)),
-                    ]
-                )
-            )
+            cells, depths, masked = attention_guided(student, teacher, self.temperature)
+            related = torch.linalg.vector_norm(relation - self.teacher_relation[index](teacher))
+            images = image_factor(step.units, step.images)
+            pixels = images * pixel_factor(step.units, step.images)
+            channels = channel_factor(step.units, teacher)
+            # Norms grow with the square root of what they sum over.
+            attention = cells * pixels**0.5 + depths * (images * channels) ** 0.5
+            whole = (pixels * channels) ** 0.5
+            levels.append(torch.stack([attention, masked * whole, related * whole]))
         sums = torch.stack(levels).sum(0)
         return {name: weight * value for (name, weight), value in zip(self.weights.items(), sums, strict=True)}
 
 
-def attention_guided(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """L_AT and L_AM of one level.
+def attention_guided(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """L_AT of one level, of cells and of channels, and L_AM.
 
     Args:
         student, teacher: [N,C,H,W].
@@ -83,11 +85,11 @@ def attention_guided(student: Tensor, teacher: Tensor, temperature: float) -> tu
     images, channels, height, width = teacher.shape
     cells = [feature.abs().mean(1).flatten(1) for feature in (student, teacher)]
     depths = [feature.abs().mean((2, 3)) for feature in (student, teacher)]
-    imitation = torch.linalg.vector_norm(cells[0] - cells[1]) + torch.linalg.vector_norm(depths[0] - depths[1])
+    differences = torch.linalg.vector_norm(cells[0] - cells[1]), torch.linalg.vector_norm(depths[0] - depths[1])
     mask_s = (sum(cells).detach() / temperature).softmax(1) * (height * width)
     mask_c = (sum(depths).detach() / temperature).softmax(1) * channels
     root = (mask_s.view(images, 1, height, width) * mask_c[:, :, None, None]).sqrt()
-    return imitation, torch.linalg.vector_norm(root * (student - teacher))
+    return *differences, torch.linalg.vector_norm(root * (student - teacher))
 
 
 class NonLocal(nn.Module):

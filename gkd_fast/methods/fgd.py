@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned, attention, paint
+from gkd_fast.methods.units import channel_factor, pixel_factor
 from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
 
 
@@ -66,11 +67,15 @@ class FGD(nn.Module):
             student = align(step.student[index])
             foreground, background = box_masks(step, index)
             relations = self.student_context[index](student), self.teacher_context[index](teacher)
+            channels, cells = channel_factor(step.units, teacher), pixel_factor(step.units, step.images)
+            focal = self._focal(student, teacher, foreground, background)
             levels.append(
                 torch.stack(
                     [
-                        *self._focal(student, teacher, foreground, background),
-                        (relations[0] - relations[1]).square().sum(),
+                        focal[0] * channels,
+                        focal[1] * channels,
+                        focal[2] * cells + focal[3] * channels,
+                        (relations[0] - relations[1]).square().sum() * channels * cells,
                     ]
                 )
             )
@@ -79,12 +84,12 @@ class FGD(nn.Module):
 
     def _focal(
         self, student: Tensor, teacher: Tensor, foreground: Tensor, background: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         cells_s, channels_s = attention(student, self.temperature)
         cells_t, channels_t = attention(teacher, self.temperature)
         square = cells_t * torch.einsum("nchw,nc->nhw", (student - teacher).square(), channels_t)
-        difference = (cells_s - cells_t).abs().sum() + (channels_s - channels_t).abs().sum()
-        return (foreground * square).sum(), (background * square).sum(), difference
+        differences = (cells_s - cells_t).abs().sum(), (channels_s - channels_t).abs().sum()
+        return (foreground * square).sum(), (background * square).sum(), *differences
 
 
 def box_masks(step: Step, level: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters, paint
+from gkd_fast.methods.units import channel_factor
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 from gkd_fast.pyramids import BASE_SIZE
 from gkd_fast.ranges import FRACTION, NOT_NEGATIVE
@@ -55,7 +56,7 @@ class FGFI(nn.Module):
             near = near_anchors(anchors[index], step.truth.boxes, height, width, self.threshold)
             near = near & (level == index)[:, None, None]
             mask = paint(near, step.weights[index], step.truth.image_index, images)
-            square = (adapter(student) - teacher).square().sum(1)
+            square = (adapter(student) - teacher).square().sum(1) * channel_factor(step.units, teacher)
             sums.append(torch.stack([(mask * square).sum(), mask.sum()]))
         imitation, cells = torch.stack(sums).sum(0)
         return {"imitation": self.weight * imitation / (2 * cells).clamp(min=1)}

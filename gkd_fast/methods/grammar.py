@@ -1,4 +1,4 @@
-"""The notation of methods: ``gkd``, ``fgd@20``, ``gkd+fgfi+robust``."""
+"""The notation of methods: ``gkd``, ``fgd@20``, ``gkd+fgfi+robust``, ``recommended``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gkd_fast.methods.registry import MASKED, METHODS
 from gkd_fast.methods.settings import Settings
 
 ROBUST = "robust"
+RECOMMENDED = "gkd+fgfi+robust"  # docs/results/pays.md has the comparison
+_ALIASES = {"recommended": RECOMMENDED}
 _GLOBAL_KNOWLEDGE = ("global_weight", "foreground_weight", "background_weight", "soft_weight")
 
 
@@ -29,7 +31,7 @@ class Method:
 
     @classmethod
     def parse(cls, text: str, option: str = "method") -> Self:
-        """Read ``NAME[@FACTOR][+NAME[@FACTOR]...][+robust]``.
+        """Read ``NAME[@FACTOR][+NAME[@FACTOR]...][+robust]``; ``recommended`` stands for several of these.
 
         Args:
             text: to read.
@@ -38,7 +40,7 @@ class Method:
         Raises:
             InputError: for another form, an unknown name, a name given twice, or a factor that is not positive.
         """
-        parts = [part.strip() for part in text.split("+")]
+        parts = [own for part in text.split("+") for own in _ALIASES.get(part.strip(), part.strip()).split("+")]
         factors: dict[str, float] = {}
         for part in parts:
             name, at, factor = part.partition("@")
@@ -47,7 +49,7 @@ class Method:
             if name not in METHODS:
                 raise InputError(
                     f"{option}: expected names of {', '.join(METHODS)} joined by '+', each with or without @FACTOR, "
-                    f"and {ROBUST!r} for masks with robust weights; got {text!r}"
+                    f"{ROBUST!r} for masks with robust weights, or 'recommended' ({RECOMMENDED}); got {text!r}"
                 )
             if name in factors:
                 raise InputError(f"{option}: expected every name once, got {text!r}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned
+from gkd_fast.methods.units import channel_factor, pixel_factor
 from gkd_fast.ranges import FRACTION, NOT_NEGATIVE
 
 
@@ -52,5 +53,6 @@ class MGD(nn.Module):
         ):
             images, _, height, width = student.shape
             kept = torch.rand(images, 1, height, width, device=student.device) >= self.masked
-            levels.append((generate(align(student) * kept) - teacher).square().sum() / images)
-        return {"generation": self.weight * torch.stack(levels).sum()}
+            square = (generate(align(student) * kept) - teacher).square().sum()
+            levels.append(square * channel_factor(step.units, teacher) / images)
+        return {"generation": self.weight * pixel_factor(step.units, step.images) * torch.stack(levels).sum()}

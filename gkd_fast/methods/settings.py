@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from gkd_fast.methods.crosskd import CrossKDSettings
 from gkd_fast.methods.cwd import CWDSettings
@@ -34,9 +34,7 @@ class Settings(
 ):
     """Which methods distil, and the settings of each.
 
-    A pair of numbers holds the value of two-stage detectors, then the one of one-stage detectors. Published weights
-    belong to pyramids of 256 channels and images of 800 x 1333 pixels; losses that are sums over a map shrink with
-    both.
+    A pair of numbers holds the value of two-stage detectors, then the one of one-stage detectors.
     """
 
     method: Annotated[str, MAIN, Alias("terms")] = "gkd"
@@ -45,6 +43,10 @@ class Settings(
     robust_masks: bool = False
     """Weigh every ground-truth box in the masks of fgfi, defeat and fgd by its robust weight (paper, robust
     distilling); needs prototypes also where gkd is not among the methods. Off: the masks as published."""
+    feature_units: Literal["teacher", "published"] = "teacher"
+    """What feature losses are measured in: the teacher's own deviation on each level, and sums over cells and channels
+    as of 256 channels and images of 800 x 1344, so that a weight means the same for every teacher and image size; or
+    the maps as they are (published code)."""
     auto_balance: bool = False
     """Scale every distillation term so that the norm of its gradient on the student's feature pyramid is
     balance_ratio times that of the detector's own losses (measured every grad_norm_steps, or every 50 steps)."""

@@ -41,6 +41,7 @@ def masked_imitation(
     *,
     overlap: str = "max",
     base_size: float = 56.0,
+    trust: Sequence[Tensor] | None = None,
 ) -> ImitationSums:
     """Sums of the weighted squared difference of two pyramids (paper, local feature distilling).
 
@@ -50,7 +51,7 @@ def masked_imitation(
     (int(y1/s), int(x1/s)), moved into the map, with the maximum of omega and what is there. With S, T the
     maps and O = [W > 0]:
 
-        foreground = sum W (S-T)^2          background = sum (1-O) (S-T)^2          over N, C, H, W
+        foreground = sum W (S-T)^2          background = sum (1-O) r (S-T)^2        over N, C, H, W
         foreground_weight = sum W           background_cells = sum (1-O)            over N, H, W
 
     A box with a NaN coordinate or weight paints nothing.
@@ -65,6 +66,8 @@ def masked_imitation(
         strides: pixels per cell, one a level.
         overlap: "max": where boxes overlap the largest omega counts, at least 0; "last": the box later in
             the order overwrites, as the published code does.
+        trust: r, the weights of cells outside of boxes, L maps [N,H_l,W_l], floating; no gradient flows into them.
+            None: 1.
         base_size: side in pixels at which boxes leave level 0 for level 1 is twice this.
 
     Returns:
@@ -74,15 +77,18 @@ def masked_imitation(
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
     """
     _check(student, teacher, boxes, image_index, omega, strides, overlap, base_size)
+    if trust is not None:
+        _check_trust(trust, student)
     double = accumulation_dtype(student[0].dtype, teacher[0].dtype) == torch.float64
     backend = backend_for("masked_imitation", boxes.device, ("cpu",) if double else ("cpu", "triton"))
     if backend == "reference":
         sums = reference.masked_imitation(
-            student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size
+            student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size, trust=trust
         )
     else:
         options = [float(s) for s in strides], overlap == "last", float(base_size)
-        sums = _Imitation.apply(backend, len(student), boxes, image_index, omega, *options, *student, *teacher)
+        flat = None if trust is None else torch.cat([r.detach().flatten() for r in trust])
+        sums = _Imitation.apply(backend, len(student), boxes, image_index, omega, flat, *options, *student, *teacher)
     return ImitationSums(*sums)
 
 
@@ -92,6 +98,7 @@ def _fake(
     boxes: Tensor,
     image_index: Tensor,
     omega: Tensor,
+    trust: Tensor | None,
     strides: list[float],
     last: bool,
     base_size: float,
@@ -99,7 +106,7 @@ def _fake(
     dtype = accumulation_dtype(student[0].dtype, teacher[0].dtype)
     sums = (student[0].new_empty(len(student), dtype=dtype) for _ in ImitationSums._fields)
     cells = sum(s.shape[0] * s.shape[2] * s.shape[3] for s in student)
-    return *sums, student[0].new_empty(cells, dtype=dtype)
+    return *sums, student[0].new_empty((2, cells), dtype=dtype)
 
 
 def _fake_backward(
@@ -118,7 +125,7 @@ def _fake_backward(
 
 _forward = define(
     "masked_imitation(Tensor[] student, Tensor[] teacher, Tensor boxes, Tensor image_index, Tensor omega,"
-    " float[] strides, bool last, float base_size) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? trust, float[] strides, bool last, float base_size) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _fake,
 )
 _backward = define(
@@ -129,7 +136,7 @@ _backward = define(
 
 
 class _Imitation(torch.autograd.Function):
-    """The kernel also returns the painted weights [sum of N*H*W]: with them backward is one pass."""
+    """The kernel also returns the cells' weights [2, sum of N*H*W]: with them backward is one pass."""
 
     @staticmethod
     def forward(
@@ -139,6 +146,7 @@ class _Imitation(torch.autograd.Function):
         boxes: Tensor,
         image_index: Tensor,
         omega: Tensor,
+        trust: Tensor | None,
         strides: list[float],
         last: bool,
         base_size: float,
@@ -146,7 +154,7 @@ class _Imitation(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         student, teacher = maps[:levels], maps[levels:]
         forward = implementation(_forward, backend, boxes.device)
-        *sums, weights = forward(student, teacher, boxes, image_index, omega, strides, last, base_size)
+        *sums, weights = forward(student, teacher, boxes, image_index, omega, trust, strides, last, base_size)
         ctx.backend, ctx.levels = backend, levels
         ctx.save_for_backward(weights, *maps)
         ctx.mark_non_differentiable(*sums[2:])
@@ -160,7 +168,17 @@ class _Imitation(torch.autograd.Function):
         backward = implementation(_backward, ctx.backend, weights.device)
         gradients = backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
         wanted = (g if needed else None for g, needed in zip(gradients, need, strict=True))
-        return *(None for _ in range(8)), *wanted
+        return *(None for _ in range(9)), *wanted
+
+
+def _check_trust(trust: Sequence[Tensor], student: Sequence[Tensor]) -> None:
+    check_size("trust", "levels", len(trust), len(student))
+    for level, (r, s) in enumerate(zip(trust, student, strict=True)):
+        check_tensor(f"trust[{level}]", r, "[N,H,W]")
+        expected = (s.shape[0], *s.shape[2:])
+        if tuple(r.shape) != expected:
+            raise ValueError(f"trust[{level}]: expected shape {expected} of the student's cells, got {tuple(r.shape)}")
+    check_same_device(student=student[0], trust=trust[0])
 
 
 def _check(

@@ -49,8 +49,11 @@ class ResizeAsTrained(GeneralizedRCNNTransform):
     rule: Rule = "antialiased"
 
     def resize(self, image: Tensor, target: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any] | None]:
-        """An image [3,H,W] and its boxes [B,4], by short and long side."""
-        sample = resized(image, self.rule, short_side=self.min_size[-1], long_side=self.max_size)
+        """A normalised image [3,H,W] and its boxes [B,4], by short and long side."""
+        mean, std = (image.new_tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        fractions = image * std + mean  # OpenCV's and Pillow's rules are about whole numbers of 0 to 255
+        sample = resized(fractions, self.rule, short_side=self.min_size[-1], long_side=self.max_size)
+        sample = (sample - mean) / std
         if target is not None:
             (height, width), size = image.shape[-2:], sample.shape[-2:]
             scale = target["boxes"].new_tensor([size[1] / width, size[0] / height] * 2)

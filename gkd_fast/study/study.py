@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +43,7 @@ class StudyConfig:
 
     methods: Annotated[tuple[str, ...], MAIN] = ("gkd",)
     """Methods to compare, each NAME[@FACTOR] joined by "+": names as for --method of gkd-fast train; FACTOR multiplies
-    all weights of its term (published weights belong to 256 channels and images of 800 x 1333 pixels);
+    all weights of its term; "recommended" is gkd+fgfi+robust;
     "robust" among the names sets --robust-masks. The student without a teacher is always there."""
     seeds: Annotated[tuple[int, ...], MAIN] = (0, 1, 2)
     """Seeds of the students; the first one is the teacher's, too."""
@@ -57,7 +57,11 @@ INSTEAD = {"seed": "seeds", "terms": "methods", "method": "methods"}
 
 
 def study(
-    methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None, jobs: int = 1, **options: Any
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    jobs: int = 1,
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
 ) -> Result:
     """Train a student by each method and seed, and as long without distillation, all with one teacher.
 
@@ -67,10 +71,12 @@ def study(
         methods: to compare, as for ``gkd-fast study``; None: gkd, or those of the study that is gone on with.
         seeds: of the students; None: 0, 1 and 2, or those of the study that is gone on with.
         jobs: students trained at once.
+        sets: by the names of several data sets the options of each, in addition to the others; ``output`` is then the
+            folder of all.
         options: those of ``gkd-fast train`` by name, for every student.
 
     Returns:
-        The content of ``study.json`` and, as ``folder``, where the study lies.
+        The content of ``study.json``, or of ``sets.json``, and, as ``folder``, where the study lies.
 
     Raises:
         TypeError: for an option that does not exist, or a value of another type.
@@ -79,12 +85,28 @@ def study(
     """
     for name in INSTEAD.keys() & options:
         raise TypeError(f"{name}: expected {INSTEAD[name]}, which a study has in its place")
+    if sets is not None:
+        return _study_of_sets(sets, {"methods": methods, "seeds": seeds, "jobs": jobs, **options})
     start = study_start(**{name: options.get(name) for name in FIRST})
     own = {"methods": methods, "seeds": seeds, "jobs": jobs}
     given = {name: value for name, value in own.items() if value is not None}
     settings, images = settled(validate_study(changed(start, options | given)), options.keys())
     folder = study_folder(settings)
     return {"folder": str(folder), **run_study(settings, folder, images)}
+
+
+def _study_of_sets(sets: Mapping[str, Mapping[str, Any]], shared: dict[str, Any]) -> Result:
+    from gkd_fast.study.sets import run_sets  # which runs studies of this module
+
+    if not sets or shared.get("output") is None:
+        raise InputError("study: expected sets with a name each, and output, the folder of all sets' studies")
+    output = Path(shared["output"])
+    studies = {}
+    for name, own in sets.items():
+        options = {key: value for key, value in {**shared, **own, "output": output / name}.items() if value is not None}
+        start = study_start(**{first: options.get(first) for first in FIRST})
+        studies[name] = settled(validate_study(changed(start, options)), options.keys())
+    return {"folder": str(output), **run_sets(studies, output)}
 
 
 def study_start(

@@ -78,21 +78,21 @@ def markdown(study: Result) -> str:
     results, summary = study["results"], study["summary"]
     figures = _figures(results[CONTROL]) or ["AP", "AP50", "AP75"]
     titles = [_FIGURES[figure] for figure in figures]
-    lines = ["# Study", "", _NOTE, "", *_head(["method", "seeds", *titles])]
-    lines.append(_line(["teacher", "", *(_percent(study["teacher"].get(figure)) for figure in figures)]))
+    lines = ["# Study", "", _NOTE, "", *head(["method", "seeds", *titles])]
+    lines.append(line(["teacher", "", *(_percent(study["teacher"].get(figure)) for figure in figures)]))
     done = [method for method, by_seed in results.items() if by_seed]
     for method in done:
         entries = summary[method]
-        lines.append(_line([method, str(len(results[method])), *(_mean(entries[figure]) for figure in figures)]))
-    lines += ["", "## Difference to the control", "", *_head(["method", "pairs", *titles])]
+        lines.append(line([method, str(len(results[method])), *(_mean(entries[figure]) for figure in figures)]))
+    lines += ["", "## Difference to the control", "", *head(["method", "pairs", *titles])]
     for method in done:
         entries = [summary[method][figure].get("difference") for figure in figures]
         if all(entries):
-            lines.append(_line([method, str(entries[0]["count"]), *(_mean(entry, "+") for entry in entries)]))
-    lines += ["", "## AP of every seed", "", *_head(["method", *map(str, study["seeds"])])]
+            lines.append(line([method, str(entries[0]["count"]), *(_mean(entry, "+") for entry in entries)]))
+    lines += ["", "## AP of every seed", "", *head(["method", *map(str, study["seeds"])])]
     for method in done:
         values = [results[method].get(str(seed), {}).get("AP") for seed in study["seeds"]]
-        lines.append(_line([method, *map(_percent, values)]))
+        lines.append(line([method, *map(_percent, values)]))
     if done:
         lines += ["", "![AP of every method: seeds, mean and interval](ap.svg)"]
     if study["failures"]:
@@ -113,9 +113,11 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _head(cells: list[str]) -> list[str]:
-    return [_line(cells), _line(["---"] + ["---:"] * (len(cells) - 1))]
+def head(cells: list[str]) -> list[str]:
+    """The head of a table whose columns behind the first one hold numbers."""
+    return [line(cells), line(["---"] + ["---:"] * (len(cells) - 1))]
 
 
-def _line(cells: list[str]) -> str:
+def line(cells: list[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"

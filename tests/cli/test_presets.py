@@ -49,6 +49,13 @@ def test_the_run_without_options_has_the_default_settings() -> None:
     assert Config().distill.min_box == 16
 
 
+def test_a_run_from_before_the_units_keeps_its_loss() -> None:
+    """Files of runs name the method; what is written by hand has today's defaults."""
+    earlier = from_dict({"distill": {"method": "gkd", "foreground_weight": 1.0}}).distill
+    assert (earlier.feature_units, earlier.box_levels, earlier.background_trust) == ("published", "own", "none")
+    assert from_dict({"distill": {"foreground_weight": 1.0}}).distill.feature_units == "teacher"
+
+
 def test_networks_of_an_earlier_file() -> None:
     file = {"model": {"teacher": "resnet50", "teacher_width": 0.5, "student_checkpoint": "a/model.pt"}}
     model = from_dict(file).model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from published_forwards import FORWARDS, Network, Weights
+from tiny_folders import write_voc
 from torch import Tensor
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -376,17 +378,44 @@ def test_the_command_writes_a_teacher_and_runs_no_foreign_code(
         assert read_foreign(path).classes == NAMES
 
 
+def test_the_command_draws_and_evaluates_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, _ = source_result("mmdet", "faster_rcnn", network("mmdet"))
+    content = {"state_dict": {name: value.float() for name, value in state.items()}}
+    torch.save(content | {"meta": {"CLASSES": NAMES}}, tmp_path / "theirs.pth")
+    objects = {f"image{k}": [(name, 0, (2, 3, 20, 25))] for k, name in enumerate(NAMES)}
+    data = write_voc(tmp_path / "data", objects, split="val")
+    write_voc(tmp_path / "data", objects)
+    arguments = [
+        "--checkpoint",
+        str(tmp_path / "theirs.pth"),
+        "--output",
+        str(tmp_path / "made.pt"),
+        "--backbone",
+        "short",
+    ]
+    arguments += ["--short-side", "32", "--long-side", "64", "--teacher-ap", "0.4"]
+    command.main([*arguments, "--verify", str(data / "JPEGImages"), "--verify-images", "2", "--data-root", str(data)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("boxes drawn in 2 images; they should lie on the objects" in line for line in lines)
+    assert len(list((tmp_path / "made").glob("image*.png"))) == 2
+    assert re.fullmatch(r"AP 0\.\d{3}, AP50 0\.\d{3} on 3 images, stated 0\.400", lines[-1])
+    checkpoint = load_detector(tmp_path / "made.pt")
+    assert (checkpoint.config["data"]["short_side"], checkpoint.config["data"]["long_side"]) == (32, 64)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ({"blobs": {"conv1_w": 1}}, "a Caffe2 Detectron file"),
+        ({"train_args": {}, "model": None, "epoch": 1}, "an Ultralytics file, which teaches through"),
         (b"rubbish", "expected a readable checkpoint"),
-        (pickle.dumps([1]), "expected a checkpoint with weights, got list"),
-        (pickle.dumps({"a": 1}), "expected weights under state_dict or model; found a"),
+        ([1], "expected a checkpoint with weights, got list"),
+        ({"a": 1}, "expected weights under state_dict or model; found a"),
     ],
 )
-def test_files_without_weights_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_without_weights_are_refused(content: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pkl"
-    path.write_bytes(content)
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
     with pytest.raises(InputError, match=message):
         read_foreign(path)
     with pytest.raises(InputError, match=r"nowhere\.pth: expected a checkpoint file, found none"):

@@ -45,7 +45,8 @@ def test_two_processes_are_one(with_boxes: int, found: list[dict]) -> None:
     for kind in ("student", "distiller"):
         for own, expected in zip(first[kind], alone[kind], strict=True):
             scale = float(expected.abs().max())
-            torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-4 * scale)
+            # The bias before CWD's softmax has gradient 0, but for rounding.
+            torch.testing.assert_close(own, expected, rtol=1e-3, atol=max(1e-4 * scale, 1e-7))
     assert torch.equal(first["image_ids"], alone["image_ids"])
     torch.testing.assert_close(first["prototypes"], alone["prototypes"])
     assert torch.equal(second["prototypes"], first["prototypes"])

@@ -45,6 +45,15 @@ def test_every_layout(dtypes, channels, student, teacher):
     agree(imitation(), *maps(dtypes, (student, teacher), channels=channels, sizes=SIZES), boxes, index, weights(9))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_trust_weighs_the_cells_outside_of_boxes(layout):
+    boxes, index = boxes_of(9)
+    generator = torch.Generator().manual_seed(7)
+    trust = [torch.rand(2, *size, generator=generator) for size in SIZES]
+    both = maps(layouts=(layout, layout), channels=16, sizes=SIZES)
+    agree(imitation(trust=trust), *both, boxes, index, weights(9))
+
+
 @pytest.mark.parametrize("overlap", ["max", "last"])
 @pytest.mark.parametrize("boxes", ["many", "odd", "small"])
 def test_painting(overlap, boxes):

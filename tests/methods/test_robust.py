@@ -10,6 +10,8 @@ from torch import Tensor
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import Adapters, PrototypeBank, robust_distilling, robust_weights, soft_label_loss
+from gkd_fast.methods.gkd.robust import background_trust, nearest_cosine
+from gkd_fast.methods.units import TeacherUnits, Units
 
 CONFIG = Settings()
 
@@ -57,6 +59,49 @@ def test_robust_weights_follow_their_definition() -> None:
         assert float(omega[i]) == pytest.approx(1 - abs(nearest[0] - nearest[1]), abs=1e-5)
 
 
+def by_loops(feature: Tensor, prototypes: Tensor, mean: Tensor) -> Tensor:
+    """max_m cos(f - mu, p_m - mu), cell after cell."""
+    channels = feature.shape[1]
+    cells = (feature - mean[:, None, None]).permute(0, 2, 3, 1).flatten(0, 2)
+    nearest = [
+        max(float(F.cosine_similarity(cell, own[:channels] - mean, dim=0)) for own in prototypes) for cell in cells
+    ]
+    return torch.tensor(nearest).view(feature.shape[0], *feature.shape[2:])
+
+
+def test_background_counts_as_far_as_it_resembles_a_prototype_in_both_spaces() -> None:
+    bank = make_bank()
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (
+        [2 + torch.randn(2, channels, 4, 5 - level, generator=generator) for level in range(3)] for channels in (6, 8)
+    )
+    units = TeacherUnits()
+    units.add([1 + feature for feature in teacher])
+    for given in (None, units.units()):
+        trust = background_trust(student, teacher, bank, given)
+        for level, found in enumerate(trust):
+            means = student[level].mean((0, 2, 3)), teacher[level].mean((0, 2, 3)) + (given is not None)
+            near_s = by_loops(student[level], bank.student[level], means[0])
+            near_t = by_loops(teacher[level], bank.teacher[level], means[1])
+            expected = near_t.clamp(min=0) * (1 - (near_s - near_t).abs()).clamp(min=0)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            assert 0 < float(found.mean()) < 1
+
+
+def test_many_prototypes_and_wider_ones_change_nothing() -> None:
+    feature, prototypes = torch.randn(2, 6, 4, 5), torch.randn(300, 6)
+    mean = torch.randn(6)
+    found = nearest_cosine(feature, F.pad(prototypes, (0, 3)), mean)
+    torch.testing.assert_close(found, by_loops(feature, prototypes, mean), rtol=1e-4, atol=1e-5)
+
+
+def test_published_background_counts_all_the_same() -> None:
+    published = dataclasses.replace(CONFIG, background_trust="none")
+    terms, others = run()[0], run(published)[0]
+    assert others["background"].item() > terms["background"].item() > 0
+    torch.testing.assert_close(others["foreground"], terms["foreground"])
+
+
 def run(config: Settings = CONFIG, *, stage: str = "two_stage", kappa: float = 1.0, instances=None):
     student, teacher = make_maps(6), make_maps(8, seed=1)
     for feature in student:
@@ -80,7 +125,7 @@ def run(config: Settings = CONFIG, *, stage: str = "two_stage", kappa: float = 1
 def test_terms_scale_with_their_weights_and_with_attenuation() -> None:
     plain, _, _, _ = run()
     doubled, _, _, _ = run(
-        dataclasses.replace(CONFIG, global_weight=10.0, foreground_weight=2.0, background_weight=8.0)
+        dataclasses.replace(CONFIG, global_weight=10.0, foreground_weight=32.0, background_weight=32.0)
     )
     halved, _, _, _ = run(kappa=0.5)
     for name, value in plain.items():
@@ -95,6 +140,54 @@ def test_one_stage_sums_the_feature_losses_over_levels() -> None:
     for name in ("foreground", "background"):
         torch.testing.assert_close(one[name], 3 * two[name])
     torch.testing.assert_close(one["global"], two["global"])
+
+
+def test_a_box_is_foreground_on_every_level_by_the_weight_it_has_there() -> None:
+    student, teacher, instances = make_maps(6), make_maps(8, seed=1), make_instances()
+    adapted, bank = make_maps(8, seed=2), make_bank()
+    terms, omega = robust_distilling(
+        student, adapted, teacher, instances, None, bank, CONFIG, stage="one_stage", kappa=1
+    )
+    expected = {"foreground": 0.0, "background": 0.0}
+    for level, (own, other) in enumerate(zip(adapted, teacher, strict=True)):
+        weight = torch.zeros(2, *own.shape[2:])
+        for box, image, value in zip(instances.boxes, instances.image_index, omega[level], strict=True):
+            x1, y1, x2, y2 = (int(side / bank.strides[level]) for side in box)
+            rows, columns = slice(y1, max(y2, y1 + 1)), slice(x1, max(x2, x1 + 1))
+            weight[image, rows, columns] = weight[image, rows, columns].clamp(min=value)
+        square, outside = (own - other).square().sum(1), weight == 0
+        expected["foreground"] += float((weight * square).sum() / (2 * 8 * weight.sum()))
+        rest = outside * background_trust(student, teacher, bank)[level]
+        expected["background"] += float((rest * square).sum() / (2 * 8 * outside.sum()))
+    for name, value in expected.items():
+        factor = getattr(CONFIG, f"{name}_weight")
+        assert float(terms[name]) == pytest.approx(factor * value, rel=1e-4), name
+    published = dataclasses.replace(CONFIG, box_levels="own")
+    others, _ = robust_distilling(
+        student, adapted, teacher, instances, None, bank, published, stage="one_stage", kappa=1
+    )
+    assert float(others["foreground"]) != pytest.approx(float(terms["foreground"]), rel=1e-3)
+
+
+def test_in_units_of_the_teacher_levels_are_averaged_and_divided_by_their_variances() -> None:
+    student, teacher, adapted = make_maps(6), make_maps(8, seed=1), make_maps(8, seed=2)
+    units = Units([torch.zeros(8)] * 3, torch.tensor([1.0, 2.0, 4.0]))
+
+    def terms(levels: slice, given: Units | None, stage: str) -> dict[str, Tensor]:
+        bank = make_bank()
+        cut = dataclasses.replace(
+            bank, student=bank.student[levels], teacher=bank.teacher[levels], strides=bank.strides[levels]
+        )
+        maps = student[levels], adapted[levels], teacher[levels]
+        config = dataclasses.replace(CONFIG, background_trust="none")
+        return robust_distilling(*maps, make_instances(), None, cut, config, stage=stage, kappa=1, units=given)[0]
+
+    alone = [terms(slice(level, level + 1), None, "two_stage") for level in range(3)]
+    for stage in ("one_stage", "two_stage"):
+        together = terms(slice(0, 3), units, stage)
+        for name in ("foreground", "background"):
+            expected = sum(own[name] / deviation**2 for own, deviation in zip(alone, (1, 2, 4), strict=True)) / 3
+            torch.testing.assert_close(together[name], expected)
 
 
 def test_gradients_reach_the_student_and_the_adapters() -> None:

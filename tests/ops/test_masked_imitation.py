@@ -32,14 +32,14 @@ def paint(boxes, image_index, omega, strides, shapes, images, overlap):
     return maps
 
 
-def by_loops(student, teacher, boxes, image_index, omega, strides, overlap):
+def by_loops(student, teacher, boxes, image_index, omega, strides, overlap, trust=None):
     shapes = [f.shape[2:] for f in student]
     sums = []
     weights = paint(boxes, image_index, omega, strides, shapes, student[0].shape[0], overlap)
-    for s, t, weight in zip(student, teacher, weights, strict=True):
+    for s, t, weight, r in zip(student, teacher, weights, trust or [1.0] * len(student), strict=True):
         square = (s.double() - t.double()).square().sum(1)
         outside = (weight <= 0).double()
-        sums.append(torch.stack([(weight * square).sum(), (outside * square).sum(), weight.sum(), outside.sum()]))
+        sums.append(torch.stack([(weight * square).sum(), (outside * r * square).sum(), weight.sum(), outside.sum()]))
     return torch.stack(sums, dim=1)
 
 
@@ -57,6 +57,52 @@ def test_equals_loops(backend, overlap, boxes):
     got = ops.masked_imitation(student, teacher, b, index, omega, STRIDES, overlap=overlap, base_size=BASE)
     want = by_loops(student, teacher, b, index, omega, STRIDES, overlap)
     torch.testing.assert_close(torch.stack(got), want)
+
+
+def trust_of(maps, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(7)
+    return [torch.rand(m.shape[0], *m.shape[2:], generator=generator).to(dtype) for m in maps]
+
+
+@pytest.mark.parametrize("overlap", ["max", "last"])
+def test_trust_weighs_the_cells_outside_of_boxes(backend, overlap):
+    b, index = boxes_of(20, extent=(68.0, 52.0))
+    student, teacher = pyramid(dtype=F64), pyramid(dtype=F64, seed=5, channels_last=True)
+    omega = torch.rand(3, len(b), dtype=F64, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.4
+    trust = trust_of(student)
+    options = {"overlap": overlap, "base_size": BASE, "trust": trust}
+    got = ops.masked_imitation(student, teacher, b, index, omega, STRIDES, **options)
+    want = by_loops(student, teacher, b, index, omega, STRIDES, overlap, trust)
+    torch.testing.assert_close(torch.stack(got), want)
+    assert (got.background > 0).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", HALF_AND_FLOAT)
+def test_kernel_equals_reference_with_trust(dtype, layout):
+    student, teacher = (
+        [leaf(laid_out(f, layout)) for f in pyramid(dtype=dtype, channels=33, sizes=SIZES, seed=seed)]
+        for seed in (0, 5)
+    )
+    trust = trust_of(student, dtype)
+    got, want = (run(student, teacher, name, student + teacher, trust=trust) for name in ("cpu", "reference"))
+    for own, other in zip(got, want, strict=True):
+        torch.testing.assert_close(own, other, rtol=2e-5 if own.dtype == torch.float32 else 1e-2, atol=1e-2)
+
+
+def test_gradcheck_with_trust(backend):
+    sizes = ((5, 6), (3, 2), (1, 1))
+    maps = [leaf(f) for seed in (0, 1) for f in pyramid(dtype=F64, channels=2, sizes=sizes, seed=seed)]
+    boxes, index = boxes_of(3, extent=(12.0, 10.0))
+    trust = [leaf(r) for r in trust_of(maps[:3], F64)]
+
+    def sums(*m):
+        out = ops.masked_imitation(m[:3], m[3:], boxes, index, torch.ones(3, 3), STRIDES, trust=trust)
+        return out.foreground, out.background
+
+    assert torch.autograd.gradcheck(sums, maps)
+    torch.stack([part.sum() for part in sums(*maps)]).sum().backward()
+    assert all(r.grad is None for r in trust)
 
 
 def test_small_boxes_meet_areas_in_order(backend):
@@ -232,7 +278,8 @@ def test_opcheck(layout, dtype):
     student = [laid_out(f, layout) for f in pyramid(dtype=dtype)]
     teacher = pyramid(seed=5)
     boxes, index = boxes_of(6)
-    arguments = student, teacher, boxes, index, torch.rand(3, 6), [4.0, 8.0, 16.0], False, BASE
+    trust = torch.cat([r.flatten() for r in trust_of(student, dtype)])
+    arguments = student, teacher, boxes, index, torch.rand(3, 6), trust, [4.0, 8.0, 16.0], False, BASE
     torch.library.opcheck(raw.masked_imitation.default, arguments)
     foreground, background, _, _, weights = raw.masked_imitation(*arguments)
     need = [True, False, True, True, True, False]
@@ -248,5 +295,10 @@ def test_bad_arguments():
         ops.masked_imitation(student, pyramid(channels=4), boxes, index, torch.ones(3, 2), STRIDES)
     with pytest.raises(ValueError, match="omega: expected B = 2, got 1"):
         ops.masked_imitation(student, student, boxes, index, torch.ones(3, 1), STRIDES)
+    trust = [torch.ones(2, 13, 17), torch.ones(2, 7, 8), torch.ones(2, 3, 4)]
+    with pytest.raises(ValueError, match=r"trust\[1\]: expected shape \(2, 7, 9\) of the student's cells"):
+        ops.masked_imitation(student, student, boxes, index, torch.ones(3, 2), STRIDES, trust=trust)
+    with pytest.raises(ValueError, match="trust: expected levels = 3, got 1"):
+        ops.masked_imitation(student, student, boxes, index, torch.ones(3, 2), STRIDES, trust=[torch.ones(2, 13, 17)])
     with pytest.raises(ValueError, match="overlap: expected one of max, last, got 'min'"):
         ops.masked_imitation(student, student, boxes, index, torch.ones(3, 2), STRIDES, overlap="min")

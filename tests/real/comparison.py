@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from outcomes import LONG, NAMES3, PICTURES, SHORT, Found, read
+from torch import nn
 
 from gkd_fast.config import from_dict
 from gkd_fast.convert import Converted, Source, convert_file
@@ -66,18 +67,18 @@ def _agreement(theirs: tuple[np.ndarray, ...], ours: tuple[np.ndarray, ...]) -> 
 
 
 def detections(checkpoint: Path) -> Found:
-    """What a converted checkpoint finds in the images, labels from 0."""
+    """What a converted checkpoint finds in the images."""
     trained = load_detector(checkpoint)
     data = from_dict(trained.config).data
-    model, found = trained.build().eval(), {}
+    return found_by(trained.build().eval(), (data.short_side, data.long_side), trained.spec.conventions.resize)
+
+
+def found_by(model: nn.Module, sides: tuple[int, int], rule: str) -> Found:
+    """What a detector finds in the images, labels from 0."""
+    found = {}
     for key, image in PICTURES.items():
-        result = detect_image(
-            model,
-            torch.from_numpy(image.copy()).permute(2, 0, 1),
-            short_side=data.short_side,
-            long_side=data.long_side,
-            rule=trained.spec.conventions.resize,
-        )
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
+        result = detect_image(model, pixels, short_side=sides[0], long_side=sides[1], rule=rule)
         found[key] = (result["boxes"].numpy(), result["scores"].numpy(), result["labels"].numpy() - 1)
     return found
 

@@ -14,6 +14,7 @@ from typing import Any
 import networks
 import numpy as np
 import torch
+from cases import DETECTRON2, DETECTRON2_NARROW, DETECTRON2_R18, DETECTRON2_RGB
 from outcomes import LONG, PICTURES, SHORT, write
 
 warnings.filterwarnings("ignore")
@@ -27,15 +28,7 @@ from detectron2.modeling import build_model  # noqa: E402
 from detectron2.solver import build_optimizer  # noqa: E402
 
 F50, R50 = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "COCO-Detection/retinanet_R_50_FPN_3x.yaml"
-RGB = {
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "INPUT.FORMAT": "RGB",
-}
 C3, C3R = {"MODEL.ROI_HEADS.NUM_CLASSES": 3}, {"MODEL.RETINANET.NUM_CLASSES": 3}
-NARROW = {"MODEL.FPN.OUT_CHANNELS": 64, "MODEL.ROI_BOX_HEAD.FC_DIM": 64}
-R18 = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
 
 
 def resnext(groups: int, width: int) -> dict[str, Any]:
@@ -51,13 +44,13 @@ def resnext(groups: int, width: int) -> dict[str, Any]:
 # File, changes, suffix of the checkpoint, and whether its configuration lies beside it.
 CASES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "frcnn_r50": (F50, {}, "pth", True),
-    "frcnn_r18": (F50, R18, "pth", True),
+    "frcnn_r18": (F50, DETECTRON2_R18, "pth", True),
     "frcnn_r50_pkl": (F50, {}, "pkl", False),
     "frcnn_r101": ("COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml", {}, "pkl", False),
     "frcnn_x101_32x8d": ("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", {}, "pkl", False),
     "frcnn_x101_32x4d": (F50, resnext(32, 4), "pth", True),
     "frcnn_x101_64x4d": (F50, resnext(64, 4), "pth", True),
-    "frcnn_rgb": (F50, RGB, "pth", True),
+    "frcnn_rgb": (F50, DETECTRON2_RGB, "pth", True),
     "frcnn_c3": (F50, C3, "pth", True),
     "frcnn_agnostic": (F50, {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}, "pth", True),
     "frcnn_voc": ("PascalVOC-Detection/faster_rcnn_R_50_FPN.yaml", {}, "pth", True),
@@ -70,7 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "mask_rcnn": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", {}, "pkl", False),
     "retina_r50": (R50, {}, "pth", True),
     "retina_r101": ("COCO-Detection/retinanet_R_101_FPN_3x.yaml", {}, "pkl", False),
-    "retina_rgb": (R50, RGB, "pth", True),
+    "retina_rgb": (R50, DETECTRON2_RGB, "pth", True),
     "retina_c3": (R50, C3R, "pth", True),
     "retina_anchors": (
         R50,
@@ -78,30 +71,6 @@ CASES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
         "pth",
         True,
     ),
-    "vector_frcnn": (F50, {**NARROW, **C3}, "pth", True),
-    "vector_frcnn_settings": (
-        F50,
-        {
-            **R18,
-            **NARROW,
-            **C3,
-            **RGB,
-            "MODEL.ANCHOR_GENERATOR.SIZES": [[12, 30], [24, 60], [48, 120], [96, 240], [192, 480]],
-            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.4, 1.0]],
-            "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (20.0, 20.0, 10.0, 10.0),
-            "MODEL.RPN.BBOX_REG_WEIGHTS": (2.0, 2.0, 1.5, 1.5),
-            "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
-            "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
-            "MODEL.RPN.PRE_NMS_TOPK_TEST": 300,
-            "MODEL.RPN.POST_NMS_TOPK_TEST": 200,
-            "MODEL.RPN.NMS_THRESH": 0.6,
-            "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.4,
-            "TEST.DETECTIONS_PER_IMAGE": 60,
-        },
-        "pth",
-        True,
-    ),
-    "vector_retina": (R50, {**NARROW, **C3R}, "pth", True),
     "refused_fpn_gn": (F50, {"MODEL.FPN.NORM": "GN"}, "pth", False),
     "refused_backbone_gn": (F50, {"MODEL.RESNETS.NORM": "GN"}, "pth", False),
     "refused_retina_gn": (R50, {"MODEL.RETINANET.NORM": "GN"}, "pth", False),
@@ -109,6 +78,9 @@ CASES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "refused_cascade": ("Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", {"MODEL.MASK_ON": False}, "pth", False),
     "refused_c4": ("COCO-Detection/faster_rcnn_R_50_C4_3x.yaml", {}, "pth", False),
 }
+
+for vector, (kind, settings) in DETECTRON2.items():
+    CASES[vector] = (F50 if kind == "faster_rcnn" else R50, {**DETECTRON2_NARROW, **settings}, "pth", True)
 
 
 def configuration(name: str) -> Any:

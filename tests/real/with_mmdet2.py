@@ -25,6 +25,7 @@ torch.load = lambda *arguments, **options: _load(*arguments, **{**options, "weig
 
 import mmdet  # noqa: E402
 import networks  # noqa: E402
+from cases import BOX, MMDET2, MMDET_NARROW  # noqa: E402
 from mmcv import Config  # noqa: E402
 from mmcv.runner import EMAHook, save_checkpoint  # noqa: E402
 from mmdet.apis import inference_detector, init_detector  # noqa: E402
@@ -34,10 +35,6 @@ from outcomes import LONG, NAMES3, PICTURES, SHORT, write  # noqa: E402
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim/configs"
 F50, R50 = "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py", "retinanet/retinanet_r50_fpn_1x_coco.py"
-HEAD, BOX, RPN = "model.bbox_head", "model.roi_head.bbox_head", "model.rpn_head"
-NARROW = {"model.neck.out_channels": 64, f"{BOX}.in_channels": 64, f"{BOX}.fc_out_channels": 64}
-NARROW |= {f"{RPN}.in_channels": 64, f"{RPN}.feat_channels": 64, "model.roi_head.bbox_roi_extractor.out_channels": 64}
-NARROW1 = {"model.neck.out_channels": 64, f"{HEAD}.in_channels": 64, f"{HEAD}.feat_channels": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "frcnn_r50": (F50, {}),
     "frcnn_r50_caffe": ("faster_rcnn/faster_rcnn_r50_caffe_fpn_1x_coco.py", {}),
@@ -53,11 +50,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "retina_r101": ("retinanet/retinanet_r101_fpn_1x_coco.py", {}),
     "retina_r18": ("retinanet/retinanet_r18_fpn_1x_coco.py", {}),
     "mask_rcnn": ("mask_rcnn/mask_rcnn_r50_fpn_1x_coco.py", {}),
-    "vector_frcnn_ema": (F50, {**NARROW, f"{BOX}.num_classes": 3}),
-    "vector_retina": (R50, {**NARROW1, f"{HEAD}.num_classes": 3}),
     "refused_soft_nms": ("faster_rcnn/faster_rcnn_r50_fpn_soft_nms_1x_coco.py", {}),
     "refused_cascade": ("cascade_rcnn/cascade_rcnn_r50_fpn_1x_coco.py", {}),
 }
+
+for vector, (kind, settings) in MMDET2.items():
+    CASES[vector] = (F50 if kind == "faster_rcnn" else R50, {**MMDET_NARROW[kind], **settings})
 
 
 def configuration(name: str) -> Any:

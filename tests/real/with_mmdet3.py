@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import BOX, HEAD, MMDET3, MMDET_NARROW, MMDET_R18, RPN
 from outcomes import LONG, NAMES3, PICTURES, SHORT, write
 
 warnings.filterwarnings("ignore")
@@ -30,14 +31,9 @@ from mmengine.runner import Runner, save_checkpoint  # noqa: E402
 register_all_modules()
 CONFIGS = Path(mmdet.__file__).parent / ".mim/configs"
 F50, R50 = "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", "retinanet/retinanet_r50_fpn_1x_coco.py"
-HEAD, BOX, RPN = "model.bbox_head", "model.roi_head.bbox_head", "model.rpn_head"
-NARROW = {"model.neck.out_channels": 64, f"{BOX}.in_channels": 64, f"{BOX}.fc_out_channels": 64}
-NARROW |= {f"{RPN}.in_channels": 64, f"{RPN}.feat_channels": 64, "model.roi_head.bbox_roi_extractor.out_channels": 64}
-NARROW1 = {"model.neck.out_channels": 64, f"{HEAD}.in_channels": 64, f"{HEAD}.feat_channels": 64}
-R18 = {"model.backbone.depth": 18, "model.neck.in_channels": [64, 128, 256, 512]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "frcnn_r50": (F50, {}),
-    "frcnn_r18": (F50, R18),
+    "frcnn_r18": (F50, MMDET_R18),
     "frcnn_r101": ("faster_rcnn/faster-rcnn_r101_fpn_1x_coco.py", {}),
     "frcnn_x101_32x4d": ("faster_rcnn/faster-rcnn_x101-32x4d_fpn_1x_coco.py", {}),
     "frcnn_x101_64x4d": ("faster_rcnn/faster-rcnn_x101-64x4d_fpn_1x_coco.py", {}),
@@ -77,51 +73,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "retina_anchors": (R50, {f"{HEAD}.anchor_generator.octave_base_scale": 2}),
     "retina_stds": (R50, {f"{HEAD}.bbox_coder.target_stds": [0.1, 0.1, 0.2, 0.2]}),
     "retina_on_output": (R50, {"model.neck.add_extra_convs": "on_output", "model.neck.relu_before_extra_convs": True}),
-    "frcnn_trained_ema": (F50, {f"{BOX}.num_classes": 3, **R18, **NARROW}),
-    # small enough for their outputs to ship as vectors
-    "vector_frcnn": (F50, {**NARROW, f"{BOX}.num_classes": 3}),
-    "vector_frcnn_caffe": ("faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py", {**NARROW, f"{BOX}.num_classes": 3}),
-    "vector_frcnn_settings": (
-        F50,
-        {
-            **R18,
-            **NARROW,
-            f"{BOX}.num_classes": 3,
-            f"{BOX}.reg_class_agnostic": True,
-            f"{RPN}.anchor_generator.scales": [4, 10],
-            f"{RPN}.anchor_generator.ratios": [0.4, 1.0],
-            f"{RPN}.bbox_coder.target_stds": [0.5, 0.5, 0.7, 0.7],
-            f"{BOX}.bbox_coder.target_stds": [0.05, 0.05, 0.1, 0.1],
-            "model.data_preprocessor.mean": [0, 0, 0],
-            "model.data_preprocessor.std": [255.0, 255.0, 255.0],
-            "model.roi_head.bbox_roi_extractor.roi_layer": {
-                "type": "RoIAlign",
-                "output_size": 7,
-                "sampling_ratio": 2,
-                "aligned": False,
-            },
-            "model.test_cfg.rpn.nms_pre": 300,
-            "model.test_cfg.rpn.max_per_img": 200,
-            "model.test_cfg.rpn.nms.iou_threshold": 0.6,
-            "model.test_cfg.rcnn.score_thr": 0.1,
-            "model.test_cfg.rcnn.nms.iou_threshold": 0.4,
-            "model.test_cfg.rcnn.max_per_img": 60,
-        },
-    ),
-    "vector_retina": (R50, {**NARROW1, f"{HEAD}.num_classes": 3}),
-    "vector_retina_settings": (
-        R50,
-        {
-            **R18,
-            **NARROW1,
-            f"{HEAD}.num_classes": 3,
-            f"{HEAD}.anchor_generator.octave_base_scale": 2,
-            f"{HEAD}.anchor_generator.ratios": [0.25, 0.5, 1.0, 2.0, 4.0],
-            f"{HEAD}.bbox_coder.target_stds": [0.5, 0.5, 0.7, 0.7],
-            "model.neck.add_extra_convs": "on_output",
-            "model.neck.relu_before_extra_convs": True,
-        },
-    ),
+    "frcnn_trained_ema": (F50, {**MMDET_R18, **MMDET_NARROW["faster_rcnn"]}),
     # to be refused
     "refused_soft_nms": ("faster_rcnn/faster-rcnn_r50_fpn_soft-nms_1x_coco.py", {}),
     "refused_cascade": ("cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py", {}),
@@ -129,6 +81,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "refused_gn": (R50, {f"{HEAD}.norm_cfg": {"type": "GN", "num_groups": 32}}),
     "refused_fcos_rpn": ("faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py", {}),
 }
+
+for vector, (kind, settings) in MMDET3.items():
+    CASES[vector] = (F50 if kind == "faster_rcnn" else R50, {**MMDET_NARROW[kind], **settings})
 
 
 def configuration(name: str) -> Any:

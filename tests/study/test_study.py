@@ -18,7 +18,7 @@ from tiny_runs import tiny_run
 from gkd_fast.cli import study, train
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.methods import Settings
-from gkd_fast.methods.grammar import Method
+from gkd_fast.methods.grammar import RECOMMENDED, Method
 from gkd_fast.study import cell as cells
 from gkd_fast.study.interval_chart import Row, interval_chart
 from gkd_fast.study.statistics import mean_interval
@@ -240,7 +240,15 @@ def test_factors_multiply_all_weights_of_a_method_and_nothing_else() -> None:
     assert not Method.parse("fgfi").applied(base).robust_masks
 
 
-@pytest.mark.parametrize(("text", "name"), [("fgd@1", "fgd"), ("robust+fgd@2e1+gkd", "fgd@20+gkd+robust")])
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("fgd@1", "fgd"),
+        ("robust+fgd@2e1+gkd", "fgd@20+gkd+robust"),
+        ("recommended", RECOMMENDED),
+        ("recommended+pkd@2", "+".join([*RECOMMENDED.split("+")[:-1], "pkd@2", "robust"])),
+    ],
+)
 def test_a_method_has_one_name(text: str, name: str) -> None:
     assert Method.parse(text).text == name
     assert Method.parse(name) == Method.parse(text)

@@ -40,7 +40,7 @@ class GKD(nn.Module):
         """
         device, exact = step.images.device.type, self.adapters.levels[0].weight.dtype
         maps = step.student if torch.is_autocast_enabled(device) else [feature.to(exact) for feature in step.student]
-        adapted = self.adapters(maps)
+        adapted = self.adapters(maps, step.units)
         soft = step.soft() if self.soft and step.soft else None
         other_sizes = {} if step.teacher is step.teacher_own else {"imitated": one_dtype(step.teacher)}
         with torch.autocast(device, enabled=False):
@@ -55,6 +55,7 @@ class GKD(nn.Module):
                 stage=self.stage,
                 kappa=step.kappa,
                 strides=(step.strides, step.teacher_strides),
+                units=step.units,
                 **other_sizes,
             )
         return terms

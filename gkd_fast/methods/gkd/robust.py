@@ -12,11 +12,16 @@ from gkd_fast import ops, parallel
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods.gkd.bank import PrototypeBank
 from gkd_fast.methods.gkd.settings import GKDSettings
+from gkd_fast.methods.units import Units
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 from gkd_fast.pyramids import BASE_SIZE, imitation, pool
 
 Strides = tuple[Sequence[float], Sequence[float]]
 """Of the student's and of the teacher's levels, in pixels."""
+
+
+_PROTOTYPES_AT_ONCE = 128
+_SHORTEST = 1e-8  # a shorter vector has a cosine of about 0 with any other
 
 
 class Adapters(nn.Module):
@@ -32,9 +37,18 @@ class Adapters(nn.Module):
         self.levels = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in channels)
         self.relu = relu
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """L maps [N,C_S,H,W] -> L maps [N,C_T,H,W]."""
-        adapted = [conv(feature) for conv, feature in zip(self.levels, features, strict=True)]
+    def forward(self, features: Sequence[Tensor], units: Units | None = None) -> list[Tensor]:
+        """L maps [N,C_S,H,W] -> L maps [N,C_T,H,W]; with units mean + deviation * convolution, in one convolution.
+
+        A convolution that starts with outputs near 1 would need hundreds of steps to grow to a teacher of large maps.
+        """
+        adapted = []
+        for level, (conv, feature) in enumerate(zip(self.levels, features, strict=True)):
+            weight, bias = conv.weight, conv.bias
+            if units is not None:
+                deviation = units.deviations[level]
+                weight, bias = weight * deviation, bias * deviation + units.means[level]
+            adapted.append(F.conv2d(feature, weight, bias))
         return [F.relu(feature) for feature in adapted] if self.relu else adapted
 
 
@@ -52,18 +66,19 @@ def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tens
     Returns:
         [S], without gradient; 1 for a class without prototypes.
     """
-    labels = labels.clamp(min=0)
-    first, last = bank.class_offsets[labels], bank.class_offsets[labels + 1]
+    first, last = bank.class_offsets.unfold(0, 2, 1)[labels.clamp(min=0)].unbind(1)
     index = first[:, None] + torch.arange(bank.most, device=labels.device)
-    inside = index < last[:, None]
-    index = index.clamp(max=bank.student.shape[1] - 1)
+    outside = index >= last[:, None]
+    per_level = bank.student.shape[1]
+    row = index.clamp_(max=per_level - 1) + level[:, None] * per_level
 
     def nearest(embedding: Tensor, prototypes: Tensor) -> Tensor:
-        cosine = F.cosine_similarity(embedding.detach()[:, None], prototypes[level[:, None], index], dim=-1)
-        return cosine.masked_fill(~inside, -1).amax(1)
+        own, embedding = prototypes.flatten(0, 1)[row], embedding.detach().to(prototypes.dtype)
+        lengths = own.norm(dim=-1).clamp_(min=_SHORTEST) * embedding.norm(dim=-1, keepdim=True).clamp_(min=_SHORTEST)
+        return (own * embedding[:, None]).sum(-1).div_(lengths).masked_fill_(outside, -1).amax(1)
 
     discrepancy = nearest(student, bank.student) - nearest(teacher, bank.teacher)
-    return torch.where(inside.any(1), 1 - discrepancy.abs(), 1.0)
+    return (1 - discrepancy.abs()).masked_fill_(first >= last, 1.0)
 
 
 def instance_weights(
@@ -107,6 +122,65 @@ def discrepancy(
     return ops.pairwise_discrepancy(*embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets)
 
 
+@torch.no_grad()
+def background_trust(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], bank: PrototypeBank, units: Units | None = None
+) -> list[Tensor]:
+    """What each cell counts as background: how much it resembles a prototype, as far as both spaces agree in it.
+
+    r = max(0, c_T) max(0, 1 - |c_S - c_T|),   c = max_m cos(f - mu, p_m - mu) over all prototypes of the level,
+
+    mu the mean of each channel, which cosines of raw maps would mostly compare. It is the projection of instances on
+    the prototypes (paper, robust distilling) carried on to cells without a class.
+
+    Args:
+        student, teacher: L maps [N,C_S,H_l,W_l], [N,C_T,H_l,W_l].
+        bank: on the same device.
+        units: give the teacher's mu; None: that of the batch, as the student's always is.
+
+    Returns:
+        L maps [N,H_l,W_l] in 0..1, float32.
+    """
+    means = channel_means(student), channel_means(teacher) if units is None else units.means
+    return [
+        _trust(
+            nearest_cosine(own, bank.student[level], means[0][level]),
+            nearest_cosine(other, bank.teacher[level], means[1][level]),
+        )
+        for level, (own, other) in enumerate(zip(student, teacher, strict=True))
+    ]
+
+
+def _trust(student: Tensor, teacher: Tensor) -> Tensor:
+    return teacher.clamp(min=0) * (1 - (student - teacher).abs()).clamp(min=0)
+
+
+def channel_means(maps: Sequence[Tensor]) -> list[Tensor]:
+    """The mean of every channel [C_l] over all cells of the global batch."""
+    sums = [feature.float().sum((0, 2, 3)) for feature in maps]
+    cells = _on_device_of(sums[0], [f.shape[0] * f.shape[2] * f.shape[3] for f in maps])
+    *totals, cells = parallel.total(torch.cat([*sums, cells])).split([*(part.numel() for part in sums), len(maps)])
+    return [total / count.clamp(min=1) for total, count in zip(totals, cells, strict=True)]
+
+
+def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor) -> Tensor:
+    """max_m cos(f - mu, p_m - mu) of every cell.
+
+    Args:
+        feature: [N,C,H,W].
+        prototypes: [P,C], or wider with zeros behind the map's channels.
+        mean: mu [C].
+
+    Returns:
+        [N,H,W], float32.
+    """
+    centred = feature.float() - mean[:, None, None]
+    units = F.normalize(prototypes[:, : len(mean)].float() - mean, dim=1)[:, :, None, None]
+    # Some prototypes at a time: the cosines of all of them would be larger than the map.
+    nearest = torch.stack([F.conv2d(centred, part).amax(1) for part in units.split(_PROTOTYPES_AT_ONCE)]).amax(0)
+    return nearest / centred.square().sum(1).sqrt().clamp(min=1e-8)
+
+
 def soft_label_loss(
     soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, settings: GKDSettings
 ) -> Tensor:
@@ -121,11 +195,12 @@ def soft_label_loss(
         bank: for the weights of a two-stage detector, which come from the RoI features.
         settings: temperature, one_stage_soft, positive_weights.
     """
-    count = parallel.total((soft.instance >= 0).sum()).clamp(min=1)
+    real = soft.instance >= 0
+    count = parallel.total(real.sum()).clamp(min=1)
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
-    real, instance = soft.instance >= 0, soft.instance.clamp(min=0)
+    instance = soft.instance.clamp(min=0)
     if soft.student_embedding is not None and soft.teacher_embedding is not None:
         labels = instances.labels[instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
@@ -140,7 +215,7 @@ def soft_label_loss(
         # As published: of the places with an instance the weights stay image-major while the rows become level-major.
         weights = weights[(~real).to(torch.uint8).argsort(stable=True)]
         divergence = divergence[soft.level.where(real, len(omega)).argsort(stable=True)]
-    return (weights * settings.temperature**2 * divergence).sum() / count
+    return (weights * divergence).sum() * settings.temperature**2 / count
 
 
 def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -165,6 +240,7 @@ def robust_distilling(
     kappa: float | Tensor,
     strides: Strides | None = None,
     imitated: Sequence[Tensor] | None = None,
+    units: Units | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """All terms of the robust distilling module.
 
@@ -177,10 +253,12 @@ def robust_distilling(
         bank: prototypes; None while there are none: every weight is then 1, and the global loss 0. An instance of a
             negative class is padding, whose weight is 0.
         settings: weights and variants of the terms.
-        stage: ``two_stage`` (feature losses: mean over levels) or ``one_stage`` (sum).
+        stage: ``two_stage`` (feature losses: mean over levels) or ``one_stage`` (sum, but for the mean with units).
         kappa: attenuation, 1 - epoch / epochs.
         strides: None: those of the bank in both networks.
         imitated: the teacher's maps in the sizes of the student's; None: they have them.
+        units: the feature losses are divided by the variance of each level, and the mean over levels is taken; None: as
+            published.
 
     Returns:
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
@@ -189,14 +267,20 @@ def robust_distilling(
     strides = strides or (bank.strides, bank.strides)
     if bank is None:
         omega = (instances.labels >= 0).to(instances.boxes.dtype).expand(len(student), -1)
-        whole = omega.new_zeros(())
+        share, whole = 1.0, omega.new_zeros(())
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
-        whole = _participating_share(instances, bank) * levels.sum()
-    foreground, background = _imitation(adapted, imitated or teacher, instances, omega, strides[0], settings.overlap)
-    over_levels = torch.mean if stage == "two_stage" else torch.sum
+        share, whole = _participating_share(instances, bank), levels.sum()
+    imitated = imitated or teacher
+    trust = None
+    if bank is not None and settings.background_trust == "prototypes":
+        trust = background_trust(student, imitated, bank, units)
+    foreground, background = _imitation(adapted, imitated, instances, omega, strides[0], settings, trust)
+    if units is not None:
+        foreground, background = (loss / units.deviations.square() for loss in (foreground, background))
+    over_levels = torch.mean if stage == "two_stage" or units is not None else torch.sum
     terms = {
-        "global": kappa * settings.global_weight * whole,
+        "global": kappa * settings.global_weight * share * whole,
         "foreground": kappa * settings.foreground_weight * over_levels(foreground),
         "background": kappa * settings.background_weight * over_levels(background),
     }
@@ -211,15 +295,21 @@ def _imitation(
     instances: Instances,
     omega: Tensor,
     strides: Sequence[float],
-    overlap: str,
+    settings: GKDSettings,
+    trust: list[Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """L_fg and L_bg of each level [L], without their weights."""
-    sums = imitation(adapted, teacher, instances, omega, strides, overlap)
+    sums = imitation(adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, trust)
     channels = [feature.shape[1] for feature in teacher]
-    twice = 2 * (channels[0] if len(set(channels)) == 1 else sums.foreground.new_tensor(channels))
+    twice = 2 * (channels[0] if len(set(channels)) == 1 else _on_device_of(sums.foreground, channels))
     foreground = sums.foreground / (twice * parallel.total(sums.foreground_weight)).clamp(min=1)
     background = sums.background / (twice * parallel.total(sums.background_cells)).clamp(min=1)
     return foreground, background
+
+
+def _on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Numbers [n] beside a tensor; to copy them from the host, it would wait for the device."""
+    return torch.cat([like.new_full((1,), number) for number in numbers])
 
 
 def _participating_share(instances: Instances, bank: PrototypeBank) -> Tensor | float:

@@ -46,15 +46,21 @@ class GKDSettings:
     """Coordinates below zero: clamped, or mirrored as in the published code."""
     overlap: Literal["max", "last"] = "max"
     """Overlapping boxes in the weight map: the largest weight wins, or the last box (published code)."""
+    box_levels: Literal["every", "own"] = "every"
+    """Levels on which a box is foreground, each with the robust weight that the instance has there: all, or the one of
+    its size (published code). Region proposals look for an object on other levels than its RoI features come from."""
+    background_trust: Literal["prototypes", "none"] = "prototypes"
+    """What cells outside of boxes count: as much as they resemble a prototype and both feature spaces agree in it, or
+    all the same (published code)."""
     one_stage_soft: Literal["matched", "published"] = "matched"
     """One-stage soft labels: every anchor with its own weight and a sigmoid KL, or as published
     (image-major weights beside level-major logits, softmax KL)."""
     global_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 5.0
     """Weight of the global loss (prototype discrepancy); 0 turns it off."""
-    foreground_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 1.0
-    """Weight of the foreground feature imitation."""
-    background_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 4.0
-    """Weight of the background feature imitation."""
+    foreground_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 16.0
+    """Weight of the foreground feature imitation, in units of the teacher (--feature-units)."""
+    background_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 16.0
+    """Weight of the background feature imitation, in the same units."""
     soft_weight: Annotated[float, NOT_NEGATIVE, MAIN] = 1.0
     """Weight of the soft-label loss."""
     temperature: Annotated[float, POSITIVE] = 2.0
@@ -72,6 +78,11 @@ PUBLISHED: dict[str, Any] = {
     "positive_weights": False,
     "negative": "mirror",
     "overlap": "last",
+    "box_levels": "own",
+    "background_trust": "none",
+    "foreground_weight": 1.0,
+    "background_weight": 4.0,
     "one_stage_soft": "published",
+    "feature_units": "published",
 }
 """What makes the method the published code, to float32 rounding."""

@@ -16,6 +16,7 @@ def masked_imitation(
     *,
     overlap: str,
     base_size: float,
+    trust: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four sums [L]; see `gkd_fast.ops.masked_imitation`."""
     double = torch.float64 in (student[0].dtype, teacher[0].dtype)
@@ -29,7 +30,8 @@ def masked_imitation(
         weight = _weight_map(s, corners, image_index, value, paints, stride, overlap)
         outside = (weight <= 0).to(dtype)
         square = (s.to(dtype) - t.to(dtype)).square().sum(dim=1)
-        sums.append(torch.stack([(weight * square).sum(), (outside * square).sum(), weight.sum(), outside.sum()]))
+        rest = outside if trust is None else outside * trust[index].detach().to(dtype)
+        sums.append(torch.stack([(weight * square).sum(), (rest * square).sum(), weight.sum(), outside.sum()]))
     foreground, background, foreground_weight, background_cells = torch.stack(sums, dim=1).unbind(0)
     return foreground, background, foreground_weight.detach(), background_cells.detach()
 

@@ -47,10 +47,15 @@ class TeacherUnits:
         self._count: Tensor | None = None
         self._sums: list[Tensor] = []
 
+    @property
+    def settled(self) -> bool:
+        """Whether they stay as they are from now on."""
+        return self._seen >= self.steps
+
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor]) -> None:
         """Take the maps [N,C_l,H_l,W_l] of a step; to be called by every process. Inf and nan count nothing."""
-        if self._seen >= self.steps:
+        if self.settled:
             return
         self._seen += 1
         own = [torch.stack([f.float().mean((0, 2, 3)), f.float().square().mean((0, 2, 3))]) for f in maps]

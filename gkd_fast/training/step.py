@@ -155,12 +155,15 @@ class TrainStep:
         return self._bank[1]
 
     def _compiles(self) -> bool:
-        """Whether this step runs as a graph; one that measures, or fills rings, runs as it is."""
+        """Whether this step is a graph; one that measures gradients or the teacher's units or fills rings is not."""
         if self.compiled is None or not self.auto() or self._measures():
             return False
-        return self.distiller is None or (
-            self.distiller.rings is None and not (self.distiller.uses_prototypes and self.distiller.bank is None)
-        )
+        distiller = self.distiller
+        if distiller is None:
+            return True
+        units_settled = distiller._units is None or distiller._units.settled
+        has_bank = not distiller.uses_prototypes or distiller.bank is not None
+        return distiller.rings is None and units_settled and has_bank
 
     def prepare(self, batch: Batch) -> tuple[ImageList, BatchTargets]:
         """The padded batch and the targets, on the device."""

@@ -241,7 +241,7 @@ class Distiller(nn.Module):
     @property
     def measures_units(self) -> bool:
         """Whether the next training step still changes what the teacher's maps are measured in."""
-        return self._units is not None and not self._units.complete
+        return self._units is not None and not self._units.settled
 
     def get_extra_state(self) -> dict[str, Any]:
         """Prototypes, what the last steps of this process saw, the teacher's units, and the steps' number."""

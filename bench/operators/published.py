@@ -161,6 +161,7 @@ def robust_distilling(
     stage: str,
     kappa: float,
     strides: object = None,
+    units: None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of `gkd_fast.methods.gkd.robust_distilling`, from the loops above.
 

@@ -102,7 +102,7 @@ def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Co
     model |= {"student_head": scale.student_head or scale.head, "anchor_size": scale.anchor_size}
     model |= {"proposals": scale.proposals, "rois": scale.rois}
     model |= {"pyramid_norm": scale.pyramid_norm, "freeze_norm": scale.freeze_norm}
-    config = changed(PLAIN, {"detector": detector, **model})
+    config = changed(PLAIN, {"detector": detector, "feature_units": "published", **model})
     return replace(config, "run", amp=amp, compile="on" if compiled else "off", device="cpu")
 
 

@@ -49,14 +49,14 @@ class TeacherUnits:
         self._final: Units | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether the units stay as they are from now on."""
+    def settled(self) -> bool:
+        """Whether they stay as they are from now on."""
         return self._seen >= self.steps
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor]) -> None:
         """Take the maps [N,C_l,H_l,W_l] of a step; to be called by every process. Inf and nan count nothing."""
-        if self.complete:
+        if self.settled:
             return
         self._seen += 1
         own = [torch.stack([f.float().mean((0, 2, 3)), f.float().square().mean((0, 2, 3))]) for f in maps]
@@ -81,7 +81,7 @@ class TeacherUnits:
         variances = torch.stack([(square - mean.square()).mean() for mean, square in averages])
         negligible = variances <= 1e-10 * torch.stack([square.mean() for _, square in averages])
         units = Units([mean for mean, _ in averages], variances.sqrt().where(~negligible, 1.0))
-        if self.complete:
+        if self.settled:
             self._final = units
         return units
 

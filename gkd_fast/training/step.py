@@ -155,7 +155,7 @@ class TrainStep:
         return self._bank[1]
 
     def _compiles(self) -> bool:
-        """Whether this step runs as a graph; one that measures, or fills rings, runs as it is."""
+        """Whether this step is a graph; one that measures gradients or the teacher's units or fills rings is not."""
         if self.compiled is None or not self.auto() or self._measures():
             return False
         distiller = self.distiller

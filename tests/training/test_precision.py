@@ -10,6 +10,7 @@ import torch
 from tiny_runs import tiny_run
 from tiny_steps import CPU, make_config, make_step, weights
 
+from bench.step.launches import Launches
 from gkd_fast.cli import train
 from gkd_fast.config import RunConfig
 from gkd_fast.errors import InputError, RunError
@@ -174,3 +175,23 @@ def test_strided_depthwise_convolutions_have_float32_gradients() -> None:
         assert (gradient - exact).norm() < 0.02 * exact.norm()
     with torch.no_grad(), precision.student_pass():
         assert layers["strided"](x).dtype == torch.bfloat16
+
+
+def test_frozen_weights_are_converted_once_and_again_when_they_change() -> None:
+    precision = Precision(make_config(run={"amp": True}).run, CPU)
+    frozen, trained = (torch.nn.Conv2d(3, 4, 3).requires_grad_(grad) for grad in (False, True))
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad(), precision.autocast():
+        plain = frozen(x)
+    for _ in range(2):
+        with torch.no_grad(), precision.student_pass(), Launches() as launches:
+            assert torch.equal(frozen(x), plain)
+        found = launches.kernels["_to_copy"]
+    assert found == 1  # the image
+    with torch.no_grad():
+        frozen.weight.mul_(2)
+    with torch.no_grad(), precision.student_pass():
+        assert not torch.equal(frozen(x), plain)
+    with precision.student_pass():
+        trained(x).sum().backward()
+    assert trained.weight.grad is not None

@@ -114,8 +114,9 @@ def imitation(
         trust: weights of the cells outside of boxes, L maps [N,H_l,W_l]; None: 1.
     """
     where = instances.boxes, instances.image_index
-    if levels == "own" and len({feature.shape[1] for feature in student}) == 1:
-        return ops.masked_imitation(student, teacher, *where, omega, strides, overlap=overlap, trust=trust)
+    if len({feature.shape[1] for feature in student}) == 1:
+        options = {"overlap": overlap, "levels": levels, "trust": trust}
+        return ops.masked_imitation(student, teacher, *where, omega, strides, **options)
     if levels == "own":
         # A weight of NaN paints nothing: each level by itself takes all boxes.
         level = imitation_level(instances.boxes, len(student), BASE_SIZE)

@@ -133,12 +133,13 @@ def paint(
 ) -> None:
     """Paint `weights` [sum of N*H*W], level after level.
 
-    Partial sums go into rows 2 and 3 of `sums` [4,L,programs]; shapes: [N,C,H,W] of each level.
+    A base size of 0 paints every box on every level. Partial sums go into rows 2 and 3 of `sums` [4,L,programs];
+    shapes: [N,C,H,W] of each level.
     """
     first_weight = 0
     for level, (images, _, height, width) in enumerate(shapes):
-        smallest = smallest_size(level) if level > 0 else float("-inf")
-        larger = smallest_size(level + 1) if level < len(shapes) - 1 else float("inf")
+        smallest = smallest_size(level) if level > 0 and base_size else float("-inf")
+        larger = smallest_size(level + 1) if level < len(shapes) - 1 and base_size else float("inf")
         if images:
             paint_kernel[triton.cdiv(height * width, BLOCK_X), images](
                 boxes,
@@ -154,7 +155,7 @@ def paint(
                 height,
                 width,
                 strides[level],
-                base_size,
+                base_size or 1.0,
                 smallest,
                 larger,
                 **_configuration(last),

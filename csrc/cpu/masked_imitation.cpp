@@ -216,7 +216,8 @@ void differentiate_tile(const Level<T>& level, const Tile& tile, Slopes<T> slope
   });
 }
 
-// Weights [2, sum of N*H*W] of the cells, level after level, as foreground and as background.
+// Weights [2, sum of N*H*W] of the cells, level after level, as foreground and as background. A base size of 0 paints
+// every box on every level.
 template <class T>
 Tensor paint_weights(const std::vector<Tensor>& maps, const Tensor& boxes, const Tensor& image_index,
                      const Tensor& omega, const std::optional<Tensor>& trust, const std::vector<double>& strides,
@@ -240,12 +241,15 @@ Tensor paint_weights(const std::vector<Tensor>& maps, const Tensor& boxes, const
     STD_TORCH_CHECK(image >= 0 && image < images, "image_index: expected values in [0,", images, "), got ", image);
     const float* box = data<float>(boxes) + 4 * i;
     if (has_nan(box)) continue;
-    const int64_t level = imitation_level(box, maps.size(), static_cast<float>(base_size));
-    const T weight = values[level * count + i];
-    if (std::isnan(weight)) continue;
-    const int64_t height = maps[level].size(2), width = maps[level].size(3);
-    const PaintArea area(box, static_cast<float>(strides[level]), height, width);
-    paint(area, weight, last, width, level_weights[level] + image * height * width);
+    const bool every = base_size == 0;
+    const int64_t own = every ? 0 : imitation_level(box, maps.size(), static_cast<float>(base_size));
+    for (int64_t level = own; level < (every ? static_cast<int64_t>(maps.size()) : own + 1); ++level) {
+      const T weight = values[level * count + i];
+      if (std::isnan(weight)) continue;
+      const int64_t height = maps[level].size(2), width = maps[level].size(3);
+      const PaintArea area(box, static_cast<float>(strides[level]), height, width);
+      paint(area, weight, last, width, level_weights[level] + image * height * width);
+    }
   }
   T *inside = data<T>(weights), *outside = inside + cells;
   std::fill(outside, outside + cells, T(1));

@@ -41,6 +41,7 @@ def masked_imitation(
     *,
     overlap: str = "max",
     base_size: float = 56.0,
+    levels: str = "own",
     trust: Sequence[Tensor] | None = None,
 ) -> ImitationSums:
     """Sums of the weighted squared difference of two pyramids (paper, local feature distilling).
@@ -66,6 +67,7 @@ def masked_imitation(
         strides: pixels per cell, one a level.
         overlap: "max": where boxes overlap the largest omega counts, at least 0; "last": the box later in
             the order overwrites, as the published code does.
+        levels: "own": a box paints the level of its size alone; "every": all levels, omega of each.
         trust: r, the weights of cells outside of boxes, L maps [N,H_l,W_l], floating; no gradient flows into them.
             None: 1.
         base_size: side in pixels at which boxes leave level 0 for level 1 is twice this.
@@ -77,6 +79,8 @@ def masked_imitation(
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
     """
     _check(student, teacher, boxes, image_index, omega, strides, overlap, base_size)
+    check_choice("levels", levels, ("own", "every"))
+    base_size = base_size if levels == "own" else 0.0
     if trust is not None:
         _check_trust(trust, student)
     double = accumulation_dtype(student[0].dtype, teacher[0].dtype) == torch.float64

@@ -45,6 +45,14 @@ def test_every_layout(dtypes, channels, student, teacher):
     agree(imitation(), *maps(dtypes, (student, teacher), channels=channels, sizes=SIZES), boxes, index, weights(9))
 
 
+@pytest.mark.parametrize("overlap", ["max", "last"])
+def test_boxes_paint_every_level(overlap):
+    boxes, index = boxes_of(9)
+    boxes = torch.cat([boxes, torch.zeros(1, 4)])
+    index = torch.cat([index, index[:1]])
+    agree(imitation(overlap=overlap, levels="every"), *maps(sizes=SIZES), boxes, index, weights(10))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_trust_weighs_the_cells_outside_of_boxes(layout):
     boxes, index = boxes_of(9)

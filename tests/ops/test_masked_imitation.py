@@ -59,6 +59,21 @@ def test_equals_loops(backend, overlap, boxes):
     torch.testing.assert_close(torch.stack(got), want)
 
 
+@pytest.mark.parametrize("overlap", ["max", "last"])
+def test_every_level_alone_has_the_sums_of_all(backend, overlap):
+    b, index = boxes_of(20, extent=(68.0, 52.0))
+    student, teacher = pyramid(), pyramid(seed=5)
+    omega = torch.rand(3, len(b), generator=torch.Generator().manual_seed(3)) * 1.4 - 0.4
+    got = ops.masked_imitation(student, teacher, b, index, omega, STRIDES, overlap=overlap, levels="every")
+    alone = [
+        ops.masked_imitation([s], [t], b, index, omega[level, None], [STRIDES[level]], overlap=overlap)
+        for level, (s, t) in enumerate(zip(student, teacher, strict=True))
+    ]
+    for name in got._fields:
+        torch.testing.assert_close(getattr(got, name), torch.cat([getattr(own, name) for own in alone]))
+    assert (got.foreground_weight != 0).all()
+
+
 def trust_of(maps, dtype=torch.float32):
     generator = torch.Generator().manual_seed(7)
     return [torch.rand(m.shape[0], *m.shape[2:], generator=generator).to(dtype) for m in maps]

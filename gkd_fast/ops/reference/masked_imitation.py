@@ -18,14 +18,16 @@ def masked_imitation(
     base_size: float,
     trust: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four sums [L]; see `gkd_fast.ops.masked_imitation`."""
+    """Four sums [L]; see `gkd_fast.ops.masked_imitation`. A base size of 0 paints every box on every level."""
     double = torch.float64 in (student[0].dtype, teacher[0].dtype)
     dtype = torch.float64 if double else torch.float32
-    level = imitation_level(boxes, len(student), base_size)
+    level = imitation_level(boxes, len(student), base_size) if base_size else None
     sums = []
     for index, (s, t, stride) in enumerate(zip(student, teacher, strides, strict=True)):
         value = omega[index].detach().to(dtype)
-        paints = (level == index) & ~boxes.isnan().any(dim=1) & ~value.isnan()
+        paints = ~boxes.isnan().any(dim=1) & ~value.isnan()
+        if level is not None:
+            paints = paints & (level == index)
         corners, value = boxes.nan_to_num(nan=0.0), value.nan_to_num(nan=0.0)
         weight = _weight_map(s, corners, image_index, value, paints, stride, overlap)
         outside = (weight <= 0).to(dtype)

@@ -2,7 +2,7 @@
 
 - `gkd_fast.integrations.ultralytics`: YOLO 11 and 26, in Ultralytics' own trainer
 - `gkd_fast.integrations.transformers`: RT-DETRv2, D-FINE and DETR, in a `transformers.Trainer`
-- `gkd_fast.integrations.torchvision`: detectors that resize and normalise inside
+- `gkd_fast.integrations.torchvision`: detectors that resize and normalise inside, also with teachers of the other two
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
 
 from gkd_fast.config import RunConfig
 from gkd_fast.errors import InputError
@@ -39,6 +42,15 @@ class Precision:
     def autocast(self) -> torch.autocast:
         """The context of every forward pass."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.enabled)
+
+    def student_pass(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass with gradients that is not compiled."""
+        slow = self.enabled and self.device.type == "cpu"
+        stack = ExitStack()
+        stack.enter_context(self.autocast())
+        if slow:
+            stack.enter_context(StridedDepthwise())
+        return stack
 
     def update(
         self, optimizer: Optimizer, parameters: Sequence[nn.Parameter], terms: Tensor, clip_norm: float
@@ -75,6 +87,33 @@ class Precision:
             bad = ~finite_terms | (bad & (self.scaler._scale <= 1))
             self.scaler.update()
         return finite, bad
+
+
+class StridedDepthwise(TorchFunctionMode):
+    """Runs depthwise convolutions of a stride in float32 under autocast, where they get a gradient.
+
+    On CPUs the gradient of their input takes 8 to 130 times as long in bfloat16 as in float32 (oneDNN): of a step of
+    MobileNetV2 with 128 x 128 pixels a quarter.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is not torch.conv2d or not _is_strided_depthwise(*args, **kwargs):
+            return function(*args, **kwargs)
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            exact = [value.float() if isinstance(value, Tensor) else value for value in args]
+            return function(*exact, **kwargs).to(dtype)
+
+
+def _is_strided_depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, *others: Any, **keywords: Any
+) -> bool:
+    if weight.shape[1] != 1 or len(weight) == 1 or keywords or not (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    return max(stride if isinstance(stride, (tuple, list)) else (stride,)) > 1
 
 
 class RunningStatistics:

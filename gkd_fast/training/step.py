@@ -118,7 +118,7 @@ class TrainStep:
         self, images: ImageList, targets: BatchTargets, kappa: float
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The student's maps, and the terms."""
-        with self.precision.autocast():
+        with self.precision.student_pass():
             own = self.student_pass(images, targets)
             return own.features, {**_parts(own), **self.distil(own, images, kappa)}
 

@@ -140,3 +140,37 @@ def test_the_run_stops_and_its_last_checkpoint_is_good(tmp_path: Path, monkeypat
 def test_fp16_needs_a_gpu() -> None:
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         Precision(RunConfig(amp=True, amp_dtype="fp16"), CPU)
+
+
+class SavedDtypes:
+    """Dtypes of the maps and kernels that autograd keeps."""
+
+    def __init__(self) -> None:
+        self.found: set[torch.dtype] = set()
+
+    def __call__(self, kept: torch.Tensor) -> torch.Tensor:
+        if kept.dim() == 4:
+            self.found.add(kept.dtype)
+        return kept
+
+
+def test_strided_depthwise_convolutions_have_float32_gradients() -> None:
+    precision = Precision(make_config(run={"amp": True}).run, CPU)
+    x = torch.randn(2, 6, 9, 9, requires_grad=True)
+    layers = {
+        "strided": torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6),
+        "dense": torch.nn.Conv2d(6, 6, 3, 2, 1),
+        "plain": torch.nn.Conv2d(6, 6, 3, 1, 1, groups=6),
+    }
+    for name, layer in layers.items():
+        seen = SavedDtypes()
+        with precision.student_pass(), torch.autograd.graph.saved_tensors_hooks(seen, lambda kept: kept):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16
+        kept = torch.float32 if name == "strided" else torch.bfloat16
+        assert seen.found == {kept}
+        (gradient,) = torch.autograd.grad(y.float().square().sum(), x)
+        (exact,) = torch.autograd.grad(layer(x).square().sum(), x)
+        assert (gradient - exact).norm() < 0.02 * exact.norm()
+    with torch.no_grad(), precision.student_pass():
+        assert layers["strided"](x).dtype == torch.bfloat16

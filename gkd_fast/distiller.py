@@ -238,6 +238,11 @@ class Distiller(nn.Module):
         self._student.remove()
         self._teacher.remove()
 
+    @property
+    def measures_units(self) -> bool:
+        """Whether the next training step still changes what the teacher's maps are measured in."""
+        return self._units is not None and not self._units.complete
+
     def get_extra_state(self) -> dict[str, Any]:
         """Prototypes, what the last steps of this process saw, the teacher's units, and the steps' number."""
         return self._extra_state(self.rings.state_dict() if self.rings else None)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
@@ -87,7 +88,12 @@ class RetinaNetAdapter:
         return StudentPass(losses, features, truth.instances(), (), soft)
 
     def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
-        """Both networks' logits on all anchors, image by image, with the box that the student's matcher assigned."""
+        """Both networks' logits on all anchors, image by image, with the box that the student's matcher assigned.
+
+        Raises:
+            ValueError: if the two have other anchors or classes.
+        """
+        _check_anchors(self.model.anchor_generator, teacher.model.anchor_generator)
         features, matched = list(teacher_pyramid.values()), own.soft["matched"]
         classes = self.model.head.classification_head.num_classes
         with torch.no_grad():
@@ -162,3 +168,19 @@ def _per_object(matched: Tensor) -> Tensor:
     """[N] 1 / (matched anchors of the image, images of all processes)."""
     images = len(matched) * parallel.world_size()
     return (images * (matched >= 0).sum(1).clamp(min=1)).reciprocal()
+
+
+def _check_anchors(own: AnchorGenerator, teacher: AnchorGenerator) -> None:
+    """ValueError unless the anchors have the same sizes, up to rounding, and ratios."""
+    pairs = zip(_flat(own.sizes), _flat(teacher.sizes), strict=False)
+    alike = len(_flat(own.sizes)) == len(_flat(teacher.sizes)) and all(abs(a - b) < 0.05 * b for a, b in pairs)
+    ratios = [tuple(generator.aspect_ratios[0]) for generator in (own, teacher)]
+    if not alike or ratios[0] != ratios[1]:
+        raise ValueError(
+            f"teacher's anchors: expected the student's, of sizes {own.sizes[0]} on the first level and ratios "
+            f"{ratios[0]}, got {teacher.sizes[0]} and {ratios[1]}"
+        )
+
+
+def _flat(sizes: tuple[tuple[float, ...], ...]) -> list[float]:
+    return [size for level in sizes for size in level]

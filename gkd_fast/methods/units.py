@@ -46,11 +46,17 @@ class TeacherUnits:
         self._seen = 0
         self._count: Tensor | None = None
         self._sums: list[Tensor] = []
+        self._final: Units | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the units stay as they are from now on."""
+        return self._seen >= self.steps
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor]) -> None:
         """Take the maps [N,C_l,H_l,W_l] of a step; to be called by every process. Inf and nan count nothing."""
-        if self._seen >= self.steps:
+        if self.complete:
             return
         self._seen += 1
         own = [torch.stack([f.float().mean((0, 2, 3)), f.float().square().mean((0, 2, 3))]) for f in maps]
@@ -68,11 +74,16 @@ class TeacherUnits:
 
     def units(self) -> Units:
         """Of the steps so far. A level that does not vary has deviation 1."""
+        if self._final is not None:
+            return self._final
         assert self._count is not None
         averages = [total / self._count.clamp(min=1) for total in self._sums]
         variances = torch.stack([(square - mean.square()).mean() for mean, square in averages])
         negligible = variances <= 1e-10 * torch.stack([square.mean() for _, square in averages])
-        return Units([mean for mean, _ in averages], variances.sqrt().where(~negligible, 1.0))
+        units = Units([mean for mean, _ in averages], variances.sqrt().where(~negligible, 1.0))
+        if self.complete:
+            self._final = units
+        return units
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; equal in all processes."""
@@ -81,7 +92,7 @@ class TeacherUnits:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """The inverse of `state_dict`, on a device."""
-        self._seen = state["seen"]
+        self._seen, self._final = state["seen"], None
         self._count = None if state["count"] is None else state["count"].to(device)
         self._sums = [total.to(device) for total in state["sums"]]
 

@@ -158,9 +158,11 @@ class TrainStep:
         """Whether this step runs as a graph; one that measures, or fills rings, runs as it is."""
         if self.compiled is None or not self.auto() or self._measures():
             return False
-        return self.distiller is None or (
-            self.distiller.rings is None and not (self.distiller.uses_prototypes and self.distiller.bank is None)
-        )
+        distiller = self.distiller
+        if distiller is None:
+            return True
+        waits = distiller.uses_prototypes and distiller.bank is None
+        return distiller.rings is None and not distiller.measures_units and not waits
 
     def prepare(self, batch: Batch) -> tuple[ImageList, BatchTargets]:
         """The padded batch and the targets, on the device."""

@@ -146,6 +146,9 @@ def test_a_teacher_with_other_anchors_is_refused() -> None:
     batch = student.batch(images)
     with pytest.raises(ValueError, match="teacher's anchors and classes: expected logits"):
         student.soft_pairs(student.train_pass(batch, targets), teacher, teacher.pyramid(batch))
+    other = adapt(build_detector(small("retinanet", anchor_size=24), 3).eval())
+    with pytest.raises(ValueError, match=r"teacher's anchors: expected the student's, of sizes \(16, "):
+        student.soft_pairs(student.train_pass(batch, targets), other, other.pyramid(batch))
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])

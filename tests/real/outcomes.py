@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import networks
 import numpy as np
 
-SHORT, LONG = 192, 320
 NAMES3 = ("alpha", "beta", "gamma")
-PICTURES = {
-    "exact": networks.picture(SHORT, 280),  # which no library resizes, and all pad
-    "reduced": networks.picture(300, 430),
-}
+
+
+def _pictures() -> tuple[int, int, dict[str, np.ndarray]]:
+    """Short and long side in testing, and RGB images uint8 [H,W,3]: drawn ones, or the photographs in GKD_PHOTOS.
+
+    The first is one which no library resizes, and which all pad.
+    """
+    folder = os.environ.get("GKD_PHOTOS")
+    if not folder:
+        return 192, 320, {"exact": networks.picture(192, 280), "reduced": networks.picture(300, 430)}
+    from PIL import Image
+
+    photos = {path.stem: Image.open(path).convert("RGB") for path in sorted(Path(folder).iterdir())}
+    first = next(iter(photos.values()))
+    scale = min(800 / min(first.size), 1333 / max(first.size))
+    exact = first.resize(tuple(int(side * scale + 0.5) for side in first.size))
+    return 800, 1333, {name: np.array(image) for name, image in {"exact": exact, **photos}.items()}
+
+
+SHORT, LONG, PICTURES = _pictures()
 Found = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 

@@ -34,6 +34,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", traced)
 
 
+def made(config: Any, **options: Any) -> tuple[TrainStep, list[Any]]:
+    """A step whose distiller has measured its units, in which nothing is compiled, after the first."""
+    step, batches = make_step(config, **options)
+    if step.distiller:
+        step.distiller._units.steps = 1
+    return step, batches
+
+
 def drawn(batch: Any, keep: int | None = None) -> Any:
     """A batch whose images have their seeds, and so many boxes at most."""
     images, targets = batch
@@ -67,7 +75,7 @@ def test_a_compiled_step_computes_the_same(detector: str, method: str) -> None:
     found = []
     for choice in ("off", "on"):
         config = make_config(detector, run={"compile": choice}, optim={"optimizer": "sgd"}, distill={"method": method})
-        step, batches = make_step(config)
+        step, batches = made(config)
         # Numbers of boxes and attenuation change from step to step, prototypes after the first.
         terms = []
         for number, (batch, keep) in enumerate(zip([*batches, batches[0]], (None, 1, 0), strict=True)):
@@ -93,8 +101,17 @@ def fewer(bank: Any) -> Any:
 
 
 @pytest.mark.usefixtures("quick")
+def test_units_are_measured_uncompiled() -> None:
+    step, batches = make_step(make_config("retinanet", run={"compile": "on"}))
+    step.distiller._units.steps = 2
+    for expected in (0, 0, 1):
+        step(drawn(batches[0]), 1.0)
+        assert len(step.compiled.seconds) == expected
+
+
+@pytest.mark.usefixtures("quick")
 def test_gradient_norms_are_measured_uncompiled() -> None:
-    step, batches = make_step(make_config("retinanet", run={"compile": "on", "grad_norm_steps": 2}))
+    step, batches = made(make_config("retinanet", run={"compile": "on", "grad_norm_steps": 2}))
     terms = step(drawn(batches[0]), 1.0)
     assert set(step.norms) == {*terms, "loss"}
     assert step.compiled.seconds == {}
@@ -105,7 +122,7 @@ def test_gradient_norms_are_measured_uncompiled() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_evaluation_runs_uncompiled() -> None:
-    step, batches = make_step(make_config("retinanet", run={"compile": "on"}), distilled=False)
+    step, batches = made(make_config("retinanet", run={"compile": "on"}), distilled=False)
     step(drawn(batches[0]), 1.0)
     step.adapter.model.eval()
     with torch.no_grad():
@@ -117,7 +134,7 @@ def test_evaluation_runs_uncompiled() -> None:
 
 def test_a_run_off_or_without_room_for_boxes_is_not_compiled() -> None:
     for choice, most in (("off", 9), ("auto", 9), ("on", None)):
-        step, _ = make_step(make_config("retinanet", run={"compile": choice}), distilled=False)
+        step, _ = made(make_config("retinanet", run={"compile": choice}), distilled=False)
         other = TrainStep(step.adapter, step.config, 1e-3, CPU, most=most)
         assert other.compiled is None
 

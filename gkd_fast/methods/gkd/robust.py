@@ -20,6 +20,7 @@ Strides = tuple[Sequence[float], Sequence[float]]
 """Of the student's and of the teacher's levels, in pixels."""
 
 
+_NEVER = -1e30  # below any cosine, and finite
 _PROTOTYPES_AT_ONCE = 128
 _SHORTEST = 1e-8  # a shorter vector has a cosine of about 0 with any other
 
@@ -142,10 +143,12 @@ def background_trust(
         L maps [N,H_l,W_l] in 0..1, float32.
     """
     means = channel_means(student), channel_means(teacher) if units is None else units.means
+    # Only a bank of full length may be one that was filled up.
+    filled = bank.student.shape[1] == len(bank.classes) * bank.most
     return [
         _trust(
-            nearest_cosine(own, bank.student[level], means[0][level]),
-            nearest_cosine(other, bank.teacher[level], means[1][level]),
+            nearest_cosine(own, bank.student[level], means[0][level], filled=filled),
+            nearest_cosine(other, bank.teacher[level], means[1][level], filled=filled),
         )
         for level, (own, other) in enumerate(zip(student, teacher, strict=True))
     ]
@@ -163,13 +166,14 @@ def channel_means(maps: Sequence[Tensor]) -> list[Tensor]:
     return [total / count.clamp(min=1) for total, count in zip(totals, cells, strict=True)]
 
 
-def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor) -> Tensor:
+def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor, *, filled: bool = False) -> Tensor:
     """max_m cos(f - mu, p_m - mu) of every cell.
 
     Args:
         feature: [N,C,H,W].
         prototypes: [P,C], or wider with zeros behind the map's channels.
         mean: mu [C].
+        filled: rows of zeros are no prototypes.
 
     Returns:
         [N,H,W], float32.
@@ -177,7 +181,13 @@ def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor) -> Tensor:
     centred = feature.float() - mean[:, None, None]
     units = F.normalize(prototypes[:, : len(mean)].float() - mean, dim=1)[:, :, None, None]
     # Some prototypes at a time: the cosines of all of them would be larger than the map.
-    nearest = torch.stack([F.conv2d(centred, part).amax(1) for part in units.split(_PROTOTYPES_AT_ONCE)]).amax(0)
+    parts = units.split(_PROTOTYPES_AT_ONCE)
+    barred: Sequence[Tensor | None] = [None] * len(parts)
+    if filled:
+        barred = torch.where(prototypes.any(1), 0.0, _NEVER).split(_PROTOTYPES_AT_ONCE)
+    nearest = torch.stack([F.conv2d(centred, part, own).amax(1) for part, own in zip(parts, barred, strict=True)]).amax(
+        0
+    )
     return nearest / centred.square().sum(1).sqrt().clamp(min=1e-8)
 
 

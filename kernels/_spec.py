@@ -4,6 +4,7 @@ The launchers keep the list complete: every pointer they pass is a multiple of 1
 specialised, and what else decides the code (dtypes, layouts, tile sizes) comes from the same rules as the list.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +24,9 @@ FUSION = {"enable_fp_fusion": True}
 class Kernel(triton.JITFunction):
     """A kernel whose multiplications and additions are fused."""
 
-    def run(self, *args: Any, **options: Any) -> Any:
-        """Launch or, with warmup=True, compile alone."""
-        return super().run(*args, **FUSION, **options)
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        """What launches it on a grid."""
+        return functools.partial(self.run, grid=grid, warmup=False, **FUSION)
 
 
 def unspecialised(fn: Callable[..., None]) -> triton.JITFunction:

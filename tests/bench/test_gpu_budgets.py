@@ -1,6 +1,7 @@
 """Every Triton kernel, in every form it can be launched in, for every architecture, held to its checked-in budget."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from importlib import import_module
 
 import pytest
@@ -10,7 +11,10 @@ from bench.gpu.budget import load_budgets, make_budget, write_budgets
 from bench.gpu.compiled import ARCHITECTURES, compile_all, list_jobs, toolchain
 from bench.gpu.cubin import Facts
 from bench.gpu.cuda_library import CudaUnavailableError
+from bench.gpu.host import HostCost
+from bench.gpu.host_budget import load_host_budgets, write_host_budgets
 from bench.gpu.judge import judge
+from bench.gpu.mock import MockUnavailableError
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +86,24 @@ def test_least_times_are_those_of_a_hand_count():
     assert cells["forward", "float32"][4] == f"{2 * 4 * values / 1e6:.1f}"
     assert cells["backward", "bfloat16"][4] == f"{3 * 2 * values / 1e6:.1f}"
     assert cells["forward", "float32"][7] == f"{8 * values / 2.039e12 * 1e6:.1f} (memory)"
+
+
+def test_the_host_report_without_a_mock_ends_in_one_line(monkeypatch, capsys):
+    def refuse():
+        raise MockUnavailableError("needs gcc on the PATH")
+
+    monkeypatch.setattr(gpu_report, "measure_host", refuse)
+    assert gpu_report.main(["--host"]) == 2
+    assert capsys.readouterr().err == "bench.gpu_report: --host needs gcc on the PATH\n"
+
+
+def test_the_host_report_has_a_row_a_case(monkeypatch, capsys, tmp_path):
+    cost = HostCost("square", "float32", launches=3, copies=1, transfers=0, waits=0, host_us=12.5, forward_us=5.0)
+    path = write_host_budgets([cost], tmp_path / "host.json")
+    monkeypatch.setattr(gpu_report, "load_host_budgets", lambda: load_host_budgets(path))
+    monkeypatch.setattr(gpu_report, "measure_host", lambda: [cost])
+    assert gpu_report.main(["--host", "--json", str(tmp_path / "rows.json")]) == 0
+    assert json.loads((tmp_path / "rows.json").read_text()) == [asdict(cost)]
+    monkeypatch.setattr(gpu_report, "measure_host", lambda: [replace(cost, copies=2)])
+    assert gpu_report.main(["--host"]) == 1
+    assert "square, float32: copies: 1, got 2" in capsys.readouterr().out

@@ -109,12 +109,12 @@ def test_an_impossible_launch_is_refused():
 
 def test_multiplications_and_additions_are_fused_whatever_the_default(monkeypatch):
     monkeypatch.setattr(triton.knobs.language, "default_fp_fusion", False)
-    compiled = pairwise_discrepancy.discrepancy_mean_kernel.warmup(
-        *(torch.float32, torch.int64, torch.int64, torch.float32, torch.float32, 1, 1, 1, 1),
-        grid=(1,),
-        **pairwise_discrepancy.MEAN,
+    sums, labels = torch.zeros(8, device=FIRST), torch.zeros(8, dtype=torch.int64, device=FIRST)
+    plain = filled[(1,)](sums, BLOCK=4)  # sizes that no other test has compiled
+    ours = pairwise_discrepancy.discrepancy_mean_kernel[(1,)](
+        sums, labels, labels, sums, sums, 1, 1, 1, 1, **pairwise_discrepancy.MEAN | {"BLOCK": 512}
     )
-    assert compiled.metadata.enable_fp_fusion
+    assert (plain.metadata.enable_fp_fusion, ours.metadata.enable_fp_fusion) == (False, True)
 
 
 def test_what_is_asked_of_the_device_is_counted():

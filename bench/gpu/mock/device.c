@@ -254,15 +254,21 @@ API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, v
 API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
   return launch_sized(config->gridDim, config->blockDim, config->stream);
 }
+// The driver's own errors are not the runtime's last one.
+static CUresult launch_by_driver(dim3 grid, dim3 block, cudaStream_t stream) {
+  cudaError_t before = last, error = launch_sized(grid, block, stream);
+  last = before;
+  return (CUresult)error;
+}
 API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** arguments, void** extra) {
   dim3 grid = {config->gridDimX, config->gridDimY, config->gridDimZ};
   dim3 block = {config->blockDimX, config->blockDimY, config->blockDimZ};
-  return (CUresult)launch_sized(grid, block, config->hStream);
+  return launch_by_driver(grid, block, config->hStream);
 }
 API CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by,
                             unsigned bz, unsigned shared, CUstream stream, void** arguments, void** extra) {
   dim3 grid = {x, y, z}, block = {bx, by, bz};
-  return (CUresult)launch_sized(grid, block, stream);
+  return launch_by_driver(grid, block, stream);
 }
 API cudaError_t cudaMemsetAsync(void* pointer, int value, size_t size, cudaStream_t stream) {
   memset(pointer, value, size);

@@ -34,6 +34,8 @@ from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
 _MOST_BOXES = 64  # of a scene, in a compiled step
+# All loops compute what the published ones do.
+_PUBLISHED = {"feature_units": "published", "box_levels": "own", "background_trust": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Co
     model |= {"student_head": scale.student_head or scale.head, "anchor_size": scale.anchor_size}
     model |= {"proposals": scale.proposals, "rois": scale.rois}
     model |= {"pyramid_norm": scale.pyramid_norm, "freeze_norm": scale.freeze_norm}
-    config = changed(PLAIN, {"detector": detector, "feature_units": "published", **model})
+    config = changed(PLAIN, {"detector": detector, **_PUBLISHED, **model})
     return replace(config, "run", amp=amp, compile="on" if compiled else "off", device="cpu")
 
 

@@ -45,7 +45,8 @@ class TeacherUnits:
         self.steps = steps
         self._seen = 0
         self._count: Tensor | None = None
-        self._sums: list[Tensor] = []
+        self._channels: list[int] = []
+        self._mean = self._variance = torch.empty(0)
         self._final: Units | None = None
 
     @property
@@ -55,32 +56,33 @@ class TeacherUnits:
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor]) -> None:
-        """Take the maps [N,C_l,H_l,W_l] of a step; to be called by every process. Inf and nan count nothing."""
+        """Take the maps [N,C_l,H_l,W_l] of a step; to be called by every process. Inf and nan count nothing.
+
+        Means and variances are combined as such: a difference of squares would be all rounding on a level that hardly
+        varies.
+        """
         if self.settled:
             return
         self._seen += 1
-        own = [torch.stack([f.float().mean((0, 2, 3)), f.float().square().mean((0, 2, 3))]) for f in maps]
-        flat = torch.cat([moments.flatten() for moments in own])
-        finite = flat.isfinite().all()
-        # One collective for all levels, and for how many processes had finite maps.
-        shared = parallel.total(torch.cat([flat.nan_to_num(0, 0, 0) * finite, finite[None].float()]))
-        parts = shared[:-1].split([moments.numel() for moments in own])
-        moments = [part.view_as(other) for part, other in zip(parts, own, strict=True)]
+        mean, variance, there = _of_all_processes([torch.var_mean(f.float(), (0, 2, 3), correction=0) for f in maps])
         if self._count is None:
-            self._count, self._sums = shared[-1], moments
-        else:
-            self._count = self._count + shared[-1]
-            self._sums = [last + new for last, new in zip(self._sums, moments, strict=True)]
+            self._channels = [feature.shape[1] for feature in maps]
+            self._count, self._mean, self._variance = there, mean, variance
+            return
+        self._count = self._count + there
+        share = there / self._count.clamp(min=1)
+        step = mean - self._mean
+        self._variance = self._variance + share * (variance - self._variance) + share * (1 - share) * step.square()
+        self._mean = self._mean + share * step
 
     def units(self) -> Units:
         """Of the steps so far. A level that does not vary has deviation 1."""
         if self._final is not None:
             return self._final
-        assert self._count is not None
-        averages = [total / self._count.clamp(min=1) for total in self._sums]
-        variances = torch.stack([(square - mean.square()).mean() for mean, square in averages])
-        negligible = variances <= 1e-10 * torch.stack([square.mean() for _, square in averages])
-        units = Units([mean for mean, _ in averages], variances.sqrt().where(~negligible, 1.0))
+        means = list(self._mean.split(self._channels))
+        variances = torch.stack([part.mean() for part in self._variance.split(self._channels)])
+        squares = torch.stack([mean.square().mean() for mean in means]) + variances
+        units = Units(means, variances.sqrt().where(variances > 1e-10 * squares, 1.0))
         if self.settled:
             self._final = units
         return units
@@ -88,13 +90,30 @@ class TeacherUnits:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes; equal in all processes."""
         count = None if self._count is None else self._count.cpu()
-        return {"seen": self._seen, "count": count, "sums": [total.cpu() for total in self._sums]}
+        moments = {"mean": self._mean.cpu(), "variance": self._variance.cpu()}
+        return {"seen": self._seen, "count": count, "channels": self._channels, **moments}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """The inverse of `state_dict`, on a device."""
-        self._seen, self._final = state["seen"], None
+        self._seen, self._channels, self._final = state["seen"], list(state["channels"]), None
         self._count = None if state["count"] is None else state["count"].to(device)
-        self._sums = [total.to(device) for total in state["sums"]]
+        self._mean, self._variance = (state[name].to(device) for name in ("mean", "variance"))
+
+
+def _of_all_processes(levels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of every channel of all levels [C] over the processes whose own are finite, and 1, or 0 where
+    there is none."""
+    variances, means = (torch.cat(parts) for parts in zip(*levels, strict=True))
+    finite = (means + variances).isfinite().all()
+    means, variances = (torch.where(finite, moment, 0.0) for moment in (means, variances))
+    own = finite.float()[None]
+    # One collective for both moments, and for how many processes have them.
+    mean, variance, number = parallel.total(torch.cat([means, variances, own])).split([len(means), len(means), 1])
+    count = number.clamp(min=1)
+    mean, variance = mean / count, variance / count
+    if parallel.world_size() > 1:
+        variance = variance + parallel.total(own * (means - mean).square()) / count
+    return mean, variance, (number[0] > 0).float()
 
 
 def pixel_factor(units: Units | None, images: Tensor) -> float:

@@ -160,7 +160,9 @@ def _is_cuda(device: Any) -> bool:
 
 def _place() -> str:
     """Innermost frame of the package, and of torchvision within it; a backward pass of torch's own has none."""
-    frames = [f for f in traceback.extract_stack() if Path(f.filename) != HERE and not f.name.startswith("<")]
+    # A mode through which layers are called is where none of them is.
+    hidden = ("<", "__torch_function__")
+    frames = [f for f in traceback.extract_stack() if Path(f.filename) != HERE and not f.name.startswith(hidden)]
     own = next(
         (frame for frame in reversed(frames) if Path(frame.filename).parts[: len(CODE.parts)] == CODE.parts), None
     )

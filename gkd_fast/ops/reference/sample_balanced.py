@@ -6,6 +6,7 @@ from torch import Tensor
 
 _WORD = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
+_LAST = 2**62  # a constant: a number of anchors would be another graph for each
 
 
 def sample_balanced(matched: Tensor, seeds: Tensor, samples: int, positives: int) -> tuple[Tensor, Tensor]:
@@ -18,9 +19,9 @@ def sample_balanced(matched: Tensor, seeds: Tensor, samples: int, positives: int
     drawn = _smallest(keys, positive, found)
     drawn = drawn | _smallest(keys, negative, torch.minimum(negative.sum(1), samples - found))
     # Positive ones first, each kind in the order of the anchors.
-    order = torch.where(drawn, place + anchors * (~positive), 2 * anchors).sort(1).values
-    order = F.pad(order, (0, samples), value=2 * anchors)[:, :samples]
-    index = torch.where(order < 2 * anchors, order % max(anchors, 1), -1)
+    order = torch.where(drawn, place + anchors * (~positive), _LAST).sort(1).values
+    order = F.pad(order, (0, samples), value=_LAST)[:, :samples]
+    index = torch.where(order < _LAST, order % max(anchors, 1), -1)
     return index, matched.where(drawn, -2)
 
 

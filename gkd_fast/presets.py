@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from gkd_fast.config import PLAIN, SCENES_DISTILL, Config
 from gkd_fast.errors import InputError
@@ -52,19 +54,23 @@ def from_presets(names: str) -> Config:
     return dataclasses.replace(config, preset=names)
 
 
-def starting_point(names: str | None, data: str | None, images: bool, stored: Config | None = None) -> Config:
+def starting_point(first: Mapping[str, Any], stored: Config | None = None) -> Config:
     """The settings that single options then change.
 
+    Nothing is preset for somebody's own images, which a folder or a file names; a kind of data alone has a preset of
+    its name.
+
     Args:
-        names: of presets, which win over all else.
-        data: kind of data set, which has a preset of its name.
-        images: whether the data set is named as well: nothing is preset for somebody's own images.
+        first: of the options preset, which wins over all else, data, data_root and train_annotations the values, None
+            where they are not given.
         stored: settings of the run that is gone on with.
     """
-    if names is not None:
-        return from_presets(names)
+    if first["preset"] is not None:
+        return from_presets(first["preset"])
     if stored is not None:
         return stored
-    images = images or data == "objects"
-    kind = "scenes" if data in (None, "auto") and not images else data
-    return from_presets(kind if kind in PRESETS and (kind == "scenes" or not images) else "")
+    data = first["data"]
+    if first["data_root"] or first["train_annotations"] or data == "objects":
+        return from_presets("scenes" if data == "scenes" else "")
+    kind = "scenes" if data in (None, "auto") else data
+    return from_presets(kind if kind in PRESETS else "")

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 def read(arguments: Sequence[str]) -> tuple[InspectConfig, Config]:
     """The options of a command line, and the settings that training would start from with them."""
     first, arguments = first_stage(arguments, "preset", "data", "data_root", "train_annotations")
-    start = starting_point(first.preset, first.data, bool(first.data_root or first.train_annotations))
+    start = starting_point(vars(first))
     own = InspectConfig(
         preset=start.preset, detector=start.model.detector, anchor_size=start.model.anchor_size, data=start.data
     )

@@ -52,7 +52,7 @@ def _settings(arguments: Sequence[str]) -> tuple[StudyConfig, Images]:
     for name, instead in INSTEAD.items():
         if getattr(first, name) is not None:
             raise InputError(f"--{name}: expected --{instead}, which a study has in its place")
-    start = study_start(**{name: getattr(first, name) for name in FIRST})
+    start = study_start(vars(first))
     settings = validate_study(parse(arguments, "study", _DESCRIPTION, start, without=INSTEAD))
     return settled(settings, given_options(arguments, Config))
 

@@ -30,4 +30,4 @@ def main(arguments: Sequence[str]) -> None:
 def read(arguments: Sequence[str]) -> Config:
     """The settings that a command line asks for."""
     first, arguments = first_stage(arguments, *FIRST, "compile")
-    return parse(arguments, "train", _DESCRIPTION, run_start(**{name: getattr(first, name) for name in FIRST}))
+    return parse(arguments, "train", _DESCRIPTION, run_start(vars(first)))

@@ -55,14 +55,15 @@ def _annotation_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root] if root.suffix.lower() == ".json" else []
     folders = [root, *subfolders(root)]
-    files = [file for folder in folders for file in visible(folder, "*.[jJ][sS][oO][nN]") if _has_keys(file)]
+    files = [file for folder in folders for file in visible(folder, "*.[jJ][sS][oO][nN]")]
     instances = {file.parent for file in files if file.name.startswith("instances_")}
-    return [file for file in files if not (file.parent in instances and file.name.startswith(_OTHERS))]
+    files = [file for file in files if not (file.parent in instances and file.name.startswith(_OTHERS))]
+    return [file for file in files if file.name.startswith("instances_") or _has_keys(file)]
 
 
 def _has_keys(file: Path) -> bool:
     content = file.read_bytes()
-    return all(f'"{key}"'.encode() in content for key in _KEYS) or file.name.startswith("instances_")
+    return all(f'"{key}"'.encode() in content for key in _KEYS)
 
 
 def _split_name(root: Path, file: Path) -> str:

@@ -36,7 +36,7 @@ def look_at_images(paths: Sequence[Path]) -> list[ImageFacts]:
     facts = [known[path.parent].recall(path, key) for path, key in zip(paths, keys, strict=True)]
     unknown = [index for index, found in enumerate(facts) if found is None]
     if unknown:
-        with warnings.catch_warnings(), ThreadPoolExecutor(_cores()) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(parallel.processor_cores()) as pool:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             seen = pool.map(look_at, (paths[index] for index in unknown))
             shown = tqdm(seen, "images", len(unknown), delay=1, disable=not parallel.is_main(), leave=False)
@@ -48,10 +48,6 @@ def look_at_images(paths: Sequence[Path]) -> list[ImageFacts]:
             memory.write()
         parallel.barrier()
     return facts
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _key(path: Path) -> Key | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,17 @@ class Source:
     fraction: float = DRAWN
     seed: int = 0
     others: tuple[str, ...] = ()
+
+    def read(self, classes: Sequence[str] = (), *, levels: float = 0) -> Iterator[AnnotatedImages]:
+        """The training images, then the validation images; arguments and errors as of `read_train`."""
+        if self.val is None:
+            whole = self._read(self.train, classes, levels)
+            for indices in self._drawn(len(whole)):
+                yield whole.part(indices)
+        else:
+            train = self.read_train(classes, levels=levels)
+            yield train
+            yield self.read_val(train.classes, levels=train.levels)
 
     def read_train(self, classes: Sequence[str] = (), *, levels: float = 0) -> AnnotatedImages:
         """The training images.

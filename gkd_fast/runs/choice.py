@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torchvision
 
+from gkd_fast import parallel
 from gkd_fast.config import Config
 from gkd_fast.data import AnnotatedImages
 from gkd_fast.detectors import specs
@@ -38,8 +39,7 @@ class Device:
         """What this machine has."""
         memory = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else 0.0
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30 if hasattr(os, "sysconf") else 8.0
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(memory, cores, pages)
+        return cls(memory, parallel.processor_cores(), pages)
 
     @property
     def has_gpu(self) -> bool:

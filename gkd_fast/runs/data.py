@@ -82,9 +82,10 @@ def read_images(config: Config, *, told: bool = True) -> Images:
     kept = "" if source.val else f", of which a part of {source.fraction:g} is kept to evaluate on (--val-fraction)"
     others = f"; not used: {', '.join(source.others)}" if source.others else ""
     _say(told, [f"data: {source.what}, split {train_name} to train on{kept or f', {val_name} to evaluate on'}{others}"])
-    train = source.read_train(data.classes, levels=data.grey_levels)
+    splits = source.read(data.classes, levels=data.grey_levels)
+    train = next(splits)
     _say(told, describe("train", train))
-    val = source.read_val(train.classes, levels=train.levels)
+    val = next(splits)
     _say(told, [*describe("val", val), *in_both(train, val)])
     return Images(train, val, parted=source.val is None)
 

@@ -19,7 +19,7 @@ def run_folder(config: Config) -> Path:
     Raises:
         InputError: if the given folder already holds a run and ``--resume`` is not set.
     """
-    if config.run.resume != "off" and (found := holding(_FILE, config.run.output)):
+    if found := stored_folder(config):
         return found
     if config.run.output is None:
         return free_folder(config.data.data)
@@ -28,9 +28,9 @@ def run_folder(config: Config) -> Path:
     return config.run.output
 
 
-def is_stored(config: Config) -> bool:
-    """Whether the settings are those of a run that is gone on with."""
-    return config.run.resume != "off" and holding(_FILE, config.run.output) is not None
+def stored_folder(config: Config, file: str = _FILE) -> Path | None:
+    """The folder that ``--resume`` goes on in, by the file that it holds; None where something new begins."""
+    return holding(file, config.run.output) if config.run.resume != "off" else None
 
 
 def stored_config(resume: str, output: Path | None) -> Config | None:

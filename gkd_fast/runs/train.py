@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gkd_fast.options import changed
 from gkd_fast.presets import starting_point
 from gkd_fast.runs.data import Images
 from gkd_fast.runs.dry_run import dry_run
-from gkd_fast.runs.folders import is_stored, run_folder, stored_config
+from gkd_fast.runs.folders import run_folder, stored_config, stored_folder
 from gkd_fast.runs.job import Result, run
 from gkd_fast.runs.settle import settle
 from gkd_fast.training.distributed import check, process_group
@@ -51,30 +51,23 @@ def train(*, train_data: Any = None, val_data: Any = None, **options: Any) -> Re
         train_images = as_dataset(train_data, classes=options.get("classes", ()))
         own = Images(train_images, as_dataset(val_data, classes=train_images.classes, levels=train_images.levels))
         options = {"data": "objects", **options}
-    config = changed(run_start(**{name: options.get(name) for name in FIRST}), options)
+    config = changed(run_start({name: options.get(name) for name in FIRST}), options)
     validate(config)
     if config.run.dry_run:
         return dataclasses.asdict(dry_run(config))
     return run_in_folder(config, options.keys(), own)
 
 
-def run_start(
-    *,
-    resume: str | bool | None,
-    output: str | Path | None,
-    preset: str | None,
-    data: str | None,
-    data_root: str | Path | None,
-    train_annotations: str | Path | None,
-) -> Config:
-    """The settings that the options of a run change; None for an option that is not given."""
-    stored = stored_config(resume_choice(resume), Path(output) if output else None)
-    return starting_point(preset, data, bool(data_root or train_annotations), stored)
+def run_start(first: Mapping[str, Any]) -> Config:
+    """The settings that the options of a run change; `first`: those of FIRST, None for one that is not given."""
+    return starting_point(first, stored_config(*resumed(first)))
 
 
-def resume_choice(value: str | bool | None) -> str:
-    """``resume=True`` is ``--resume``."""
-    return value or "off" if isinstance(value, str) else "on" if value else "off"
+def resumed(first: Mapping[str, Any]) -> tuple[str, Path | None]:
+    """Whether to go on with what is stored, as ``--resume`` says it, and its folder."""
+    value, output = first["resume"], first["output"]
+    choice = value or "off" if isinstance(value, str) else "on" if value else "off"
+    return choice, Path(output) if output else None
 
 
 def run_in_folder(config: Config, given: Collection[str], own: Images | None = None) -> Result | None:
@@ -89,7 +82,7 @@ def run_in_folder(config: Config, given: Collection[str], own: Images | None = N
         The summary and, as ``folder``, where the run lies; None in processes that are not the first.
     """
     with process_group(resolve_device(config.run.device)):
-        config, images = settle(config, given, new=not is_stored(config), own=own)
+        config, images = settle(config, given, new=stored_folder(config) is None, own=own)
         check(config)
         folder = parallel.from_main(run_folder(config) if parallel.is_main() else Path())
         summary = run(config, folder, images)

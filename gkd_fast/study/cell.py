@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gkd_fast import parallel
 from gkd_fast.config import Config, to_dict
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import loading, write_json
@@ -95,7 +96,7 @@ def run_in_processes(cells: Sequence[Cell], jobs: int, ended: Ended) -> None:
         jobs: most processes at once.
         ended: called with every cell at its end, and with the reason where it failed.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    threads = max(1, parallel.processor_cores() // jobs)
     waiting, running = list(cells), dict[Cell, subprocess.Popen[bytes]]()
     try:
         while waiting or running:

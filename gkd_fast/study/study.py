@@ -18,10 +18,10 @@ from gkd_fast.options import MAIN, changed, check_options
 from gkd_fast.presets import starting_point
 from gkd_fast.ranges import POSITIVE
 from gkd_fast.runs.data import Images
-from gkd_fast.runs.folders import RUNS, free_folder, holding
+from gkd_fast.runs.folders import RUNS, free_folder, holding, stored_folder
 from gkd_fast.runs.job import Job
 from gkd_fast.runs.settle import settle
-from gkd_fast.runs.train import FIRST, resume_choice
+from gkd_fast.runs.train import FIRST, resumed
 from gkd_fast.study.cell import Cell, run_here, run_in_processes
 from gkd_fast.study.methods import CONTROL, parse_methods
 from gkd_fast.study.tables import summarise, write_report
@@ -87,7 +87,7 @@ def study(
         raise TypeError(f"{name}: expected {INSTEAD[name]}, which a study has in its place")
     if sets is not None:
         return _study_of_sets(sets, {"methods": methods, "seeds": seeds, "jobs": jobs, **options})
-    start = study_start(**{name: options.get(name) for name in FIRST})
+    start = study_start({name: options.get(name) for name in FIRST})
     own = {"methods": methods, "seeds": seeds, "jobs": jobs}
     given = {name: value for name, value in own.items() if value is not None}
     settings, images = settled(validate_study(changed(start, options | given)), options.keys())
@@ -104,24 +104,15 @@ def _study_of_sets(sets: Mapping[str, Mapping[str, Any]], shared: dict[str, Any]
     studies = {}
     for name, own in sets.items():
         options = {key: value for key, value in {**shared, **own, "output": output / name}.items() if value is not None}
-        start = study_start(**{first: options.get(first) for first in FIRST})
+        start = study_start({first: options.get(first) for first in FIRST})
         studies[name] = settled(validate_study(changed(start, options)), options.keys())
     return {"folder": str(output), **run_sets(studies, output)}
 
 
-def study_start(
-    *,
-    resume: str | bool | None,
-    output: str | Path | None,
-    preset: str | None,
-    data: str | None,
-    data_root: str | Path | None,
-    train_annotations: str | Path | None,
-) -> StudyConfig:
-    """The settings that the options of a study change; None for an option that is not given."""
-    stored = stored_study(resume_choice(resume), Path(output) if output else None)
-    images = bool(data_root or train_annotations)
-    config = starting_point(preset, data, images, stored.config if stored else None)
+def study_start(first: Mapping[str, Any]) -> StudyConfig:
+    """The settings that the options of a study change; `first`: those of FIRST, None for one that is not given."""
+    stored = stored_study(*resumed(first))
+    config = starting_point(first, stored.config if stored else None)
     return dataclasses.replace(stored or StudyConfig(), config=config)
 
 
@@ -154,8 +145,7 @@ def settled(study: StudyConfig, given: Collection[str]) -> tuple[StudyConfig, Im
         study: validated.
         given: names of the options that were given.
     """
-    run = study.config.run
-    stored = run.resume != "off" and holding(_FILE, run.output) is not None
+    stored = stored_folder(study.config, _FILE) is not None
     config, images = settle(study.config, given, new=not stored)
     if not stored and config.data.val_seed is None:
         # Images that the shared teacher was trained on are never evaluated on.
@@ -170,7 +160,7 @@ def study_folder(study: StudyConfig) -> Path:
         InputError: if the folder holds a study and ``--resume`` is not set, or one of other settings.
     """
     run = study.config.run
-    if run.resume != "off" and (found := holding(_FILE, run.output)):
+    if found := stored_folder(study.config, _FILE):
         _check_equal(found / _FILE, study.config)
         return found
     if run.output is None:

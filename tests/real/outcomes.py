@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import networks
 import numpy as np
@@ -49,3 +52,23 @@ def read(path: Path) -> Found:
     """The detections in a file that `write` has written."""
     _, _, arrays = networks.load(path)
     return {key: tuple(arrays[f"{key}_{part}"] for part in ("boxes", "scores", "labels")) for key in PICTURES}
+
+
+def run(make: Callable[[str, Path], None]) -> None:
+    """``SCRIPT FOLDER NAME ...``: `make` each named case in a folder of its own."""
+    for case in sys.argv[2:]:
+        place = Path(sys.argv[1]) / case
+        place.mkdir(parents=True, exist_ok=True)
+        make(case, place)
+        print(case, flush=True)
+
+
+def without_downloads(values: Any) -> None:
+    """Take the pre-trained starting points out of an mmdet configuration."""
+    if isinstance(values, dict):
+        start = values.get("init_cfg")
+        if isinstance(start, dict) and start.get("type") == "Pretrained":
+            values["init_cfg"] = None
+        values = list(values.values())
+    for value in values if isinstance(values, list) else []:
+        without_downloads(value)

@@ -6,7 +6,6 @@ python with_detectron2.py FOLDER NAME ...
 from __future__ import annotations
 
 import pickle
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import networks
 import numpy as np
 import torch
 from cases import DETECTRON2, DETECTRON2_NARROW, DETECTRON2_R18, DETECTRON2_RGB
-from outcomes import LONG, PICTURES, SHORT, write
+from outcomes import LONG, PICTURES, SHORT, run, write
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
@@ -123,8 +122,4 @@ def make(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for case in sys.argv[2:]:
-        place = Path(sys.argv[1]) / case
-        place.mkdir(parents=True, exist_ok=True)
-        make(case, place)
-        print(case, flush=True)
+    run(make)

@@ -5,7 +5,6 @@ python with_mmdet2.py FOLDER NAME ...
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +30,7 @@ from mmcv.runner import EMAHook, save_checkpoint  # noqa: E402
 from mmdet.apis import inference_detector, init_detector  # noqa: E402
 from mmdet.datasets import CocoDataset, VOCDataset  # noqa: E402
 from mmdet.models import build_detector  # noqa: E402
-from outcomes import LONG, NAMES3, PICTURES, SHORT, write  # noqa: E402
+from outcomes import LONG, NAMES3, PICTURES, SHORT, run, without_downloads, write  # noqa: E402
 
 CONFIGS = Path(mmdet.__file__).parent / ".mim/configs"
 F50, R50 = "faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py", "retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -62,23 +61,13 @@ def configuration(name: str) -> Any:
     """The library's own, with the changes of the case and small images in testing."""
     file, changes = CASES[name]
     config = Config.fromfile(str(CONFIGS / file))
-    _without_downloads(config.model)
+    without_downloads(config.model)
     config.merge_from_dict(changes)
     for pipeline in (config.get("test_pipeline", []), config.data.test.pipeline):
         for transform in pipeline:
             if transform["type"] == "MultiScaleFlipAug":
                 transform["img_scale"] = (LONG, SHORT)
     return config
-
-
-def _without_downloads(values: Any) -> None:
-    if isinstance(values, dict):
-        start = values.get("init_cfg")
-        if isinstance(start, dict) and start.get("type") == "Pretrained":
-            values["init_cfg"] = None
-        values = list(values.values())
-    for value in values if isinstance(values, list) else []:
-        _without_downloads(value)
 
 
 def make(name: str, folder: Path) -> None:
@@ -133,8 +122,4 @@ def _average(model: torch.nn.Module) -> None:
 
 
 if __name__ == "__main__":
-    for case in sys.argv[2:]:
-        place = Path(sys.argv[1]) / case
-        place.mkdir(parents=True, exist_ok=True)
-        make(case, place)
-        print(case, flush=True)
+    run(make)

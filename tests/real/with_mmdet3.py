@@ -6,7 +6,6 @@ python with_mmdet3.py FOLDER NAME ...
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from cases import BOX, HEAD, MMDET3, MMDET_NARROW, MMDET_R18, RPN
-from outcomes import LONG, NAMES3, PICTURES, SHORT, write
+from outcomes import LONG, NAMES3, PICTURES, SHORT, run, without_downloads, write
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
@@ -90,7 +89,7 @@ def configuration(name: str) -> Any:
     """The library's own, with the changes of the case and small images in testing."""
     file, changes = CASES[name]
     config = Config.fromfile(str(CONFIGS / file))
-    _without_downloads(config.model)
+    without_downloads(config.model)
     config.merge_from_dict(changes)
     pipelines = [config.test_pipeline] if "test_pipeline" in config else []
     for pipeline in (*pipelines, config.test_dataloader.dataset.pipeline):
@@ -98,16 +97,6 @@ def configuration(name: str) -> Any:
             if transform["type"] == "Resize":
                 transform["scale"] = (LONG, SHORT)
     return config
-
-
-def _without_downloads(values: Any) -> None:
-    if isinstance(values, dict):
-        start = values.get("init_cfg")
-        if isinstance(start, dict) and start.get("type") == "Pretrained":
-            values["init_cfg"] = None
-        values = list(values.values())
-    for value in values if isinstance(values, list) else []:
-        _without_downloads(value)
 
 
 def make(name: str, folder: Path) -> None:
@@ -194,8 +183,4 @@ def _train(config: Any, model: torch.nn.Module, folder: Path, file: Path) -> Non
 
 
 if __name__ == "__main__":
-    for case in sys.argv[2:]:
-        place = Path(sys.argv[1]) / case
-        place.mkdir(parents=True, exist_ok=True)
-        make(case, place)
-        print(case, flush=True)
+    run(make)

@@ -39,7 +39,7 @@ class Sources:
     def offered(self) -> frozenset[str]:
         """What there is, as `gkd_fast.methods.Setup` names it."""
         if self.detectors is not None:
-            from gkd_fast.detectors.detection import OFFERED
+            from gkd_fast.detectors.settings import OFFERED
 
             return OFFERED[self.detectors[0].stage]
         return frozenset(name for name in ("logits", "anchors") if getattr(self, name) is not None)

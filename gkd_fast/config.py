@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from gkd_fast.data.settings import DataConfig
-from gkd_fast.detectors.detection import OFFERED
-from gkd_fast.detectors.settings import ModelConfig
+from gkd_fast.detectors.settings import OFFERED, ModelConfig
 from gkd_fast.errors import InputError
 from gkd_fast.methods import Method, Settings, check_needs
 from gkd_fast.options import MAIN, changed, check_options, options_of, values_of

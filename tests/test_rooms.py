@@ -31,7 +31,7 @@ ROOMS = (
     "pyramids",
     "ops",
     "kernels options interrupt files instances watching",
-    "ranges parallel ticks overlap _checkout",
+    "ranges parallel ticks overlap _checkout _lazy",
     "errors",
 )
 RANK = {name: number for number, row in enumerate(ROOMS) for name in row.split()}

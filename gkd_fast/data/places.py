@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gkd_fast.data.findings import Findings
-from gkd_fast.data.images import is_image
+from gkd_fast.data.suffixes import is_image
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from gkd_fast.data.assembling import assemble
 from gkd_fast.data.findings import Findings
 from gkd_fast.data.layout import Layout, Reader, choose_splits
 from gkd_fast.data.listing import joined
+from gkd_fast.data.settings import check_root
 from gkd_fast.errors import InputError
 
 FORMATS = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
@@ -33,8 +34,7 @@ def recognise(root: Path, data: str = "auto") -> Layout:
     Raises:
         InputError: for a folder that is none, or in no format known.
     """
-    if not root.exists():
-        raise InputError(f"{root}: expected a folder, found nothing")
+    check_root(root)
     for kind in FORMATS if data == "auto" else (data,):
         if layout := FORMATS[kind](root):
             return layout

@@ -19,10 +19,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from gkd_fast.data.findings import Findings
-from gkd_fast.data.images import is_image
 from gkd_fast.data.layout import Layout, Reader
 from gkd_fast.data.listing import Entry, Listing
 from gkd_fast.data.places import ImagePlaces, subfolders, visible
+from gkd_fast.data.suffixes import is_image
 from gkd_fast.data.text import decoded, read_lines
 from gkd_fast.errors import InputError
 

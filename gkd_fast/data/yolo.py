@@ -16,10 +16,10 @@ import numpy as np
 import yaml
 
 from gkd_fast.data.findings import Findings
-from gkd_fast.data.images import is_image
 from gkd_fast.data.layout import Layout, Reader
 from gkd_fast.data.listing import Entry, Listing
 from gkd_fast.data.places import subfolders, visible, walk
+from gkd_fast.data.suffixes import is_image
 from gkd_fast.data.text import read_lines, read_text
 from gkd_fast.errors import InputError
 

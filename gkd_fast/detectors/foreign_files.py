@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gkd_fast.detectors.settings import check_checkpoint
 from gkd_fast.errors import InputError
 
 _ALLOWED = {
@@ -87,8 +88,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
     Raises:
         InputError: if the file is missing, damaged, or holds no weights.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint file, found none")
+    check_checkpoint(path)
     try:
         content = _pickled(path) if path.suffix == ".pkl" else _archive(path)
     except Exception as error:  # pickle and torch raise half a dozen types for a damaged file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -15,10 +14,10 @@ from gkd_fast.data.scenes import Scenes
 from gkd_fast.data.transforms import resized_size
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.export.comparison import differences, plain_detections
+from gkd_fast.export.formats import Format
 from gkd_fast.export.writers import installed, write_onnx, write_program, write_torchvision
 from gkd_fast.runs.detector_file import load_detector
 
-Format = Literal["torchvision", "torch_export", "onnx"]
 _WRITERS = {"torchvision": write_torchvision, "torch_export": write_program, "onnx": write_onnx}
 
 

@@ -12,12 +12,6 @@ from torch import Tensor, nn
 from gkd_fast.instances import Instances
 from gkd_fast.methods.units import Units
 
-NEEDS = {
-    "anchors": "the student's anchors: Distiller(anchors=...)",
-    "crossed heads": "the heads of two torchvision RetinaNets: gkd_fast.train --detector retinanet",
-}
-"""What a method may need beside maps and boxes, and where it comes from."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:

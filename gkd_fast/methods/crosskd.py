@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned, standardised
+from gkd_fast.methods.settings import CrossKDSettings
 from gkd_fast.overlap import giou_loss
-from gkd_fast.ranges import NOT_NEGATIVE
 
 _CROSSING = 3  # convolutions of the student's head before its map enters the teacher's (published configuration)
 _BETWEEN_THRESHOLDS = -2  # torchvision's Matcher: neither object nor background
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossKDSettings:
-    """Settings of CrossKD."""
-
-    crosskd_class_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """CrossKD: weight of the crossed class predictions (published configuration)."""
-    crosskd_box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """CrossKD: weight of the crossed boxes (same source)."""
 
 
 class CrossKD(nn.Module):
@@ -39,7 +26,6 @@ class CrossKD(nn.Module):
     where the channels differ. N_pos counts the batch's positive anchors.
     """
 
-    needs = ("crossed heads",)
     parts = ("class", "box")
 
     def __init__(self, setup: Setup, config: CrossKDSettings) -> None:

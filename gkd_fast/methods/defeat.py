@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters
+from gkd_fast.methods.settings import DeFeatSettings
 from gkd_fast.pyramids import imitation
-from gkd_fast.ranges import NOT_NEGATIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeFeatSettings:
-    """Settings of DeFeat."""
-
-    defeat_foreground_weight: Annotated[float, NOT_NEGATIVE] = 3.0
-    """DeFeat: weight of the features in objects (published configuration for Faster R-CNN on VOC)."""
-    defeat_background_weight: Annotated[float, NOT_NEGATIVE] = 12.0
-    """DeFeat: weight of the features outside of objects (same source)."""
-    defeat_positive_weight: Annotated[float, NOT_NEGATIVE] = 2.0
-    """DeFeat: weight of the class logits of positive proposals (same source; two-stage only)."""
-    defeat_negative_weight: Annotated[float, NOT_NEGATIVE] = 2.0
-    """DeFeat: weight of the class logits of negative proposals (same source; two-stage only)."""
 
 
 class DeFeat(nn.Module):

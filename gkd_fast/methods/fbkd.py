@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step
+from gkd_fast.methods.settings import FBKDSettings
 from gkd_fast.methods.units import channel_factor, image_factor, pixel_factor
-from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class FBKDSettings:
-    """Settings of FBKD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
-
-    fbkd_temperature: Annotated[tuple[float, float], POSITIVE] = (0.5, 0.1)
-    """FBKD: temperature of the attention masks (published code); two-stage, one-stage."""
-    fbkd_masked_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (7e-5, 4.2e-4)
-    """FBKD: weight of the masked feature imitation (published code); two-stage, one-stage."""
-    fbkd_attention_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (4e-3, 2.4e-2)
-    """FBKD: weight of the attention imitation (same source); two-stage, one-stage."""
-    fbkd_relation_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (7e-5, 4.2e-4)
-    """FBKD: weight of the non-local relation (same source); two-stage, one-stage."""
 
 
 class FBKD(nn.Module):

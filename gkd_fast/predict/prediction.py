@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gkd_fast.config import from_dict
 from gkd_fast.data.image_check import look_at_images
-from gkd_fast.data.images import SUFFIXES, is_image, read_image
+from gkd_fast.data.images import read_image
 from gkd_fast.detectors import adapt
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.files import write_json, writing
 from gkd_fast.predict.drawing import class_colours, draw
+from gkd_fast.predict.files import find_images
 from gkd_fast.runs.detector_file import load_detector
 
 
@@ -87,28 +88,6 @@ def predict_images(
         told(f"{path}: {_counts(found['labels'], trained.classes)}")
     write_json(output / "predictions.json", records)
     return records
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The image files among and below the paths, each once, in the order given, folders sorted.
-
-    Raises:
-        InputError: for no path, a path that does not exist, or a folder without images.
-    """
-    if not paths:
-        raise InputError("IMAGES: expected at least one image or folder, got none")
-    found: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if is_image(file) and file.is_file())
-            if not inside:
-                raise InputError(f"{path}: expected a folder with images ({' '.join(sorted(SUFFIXES))}), found none")
-            found |= dict.fromkeys(inside)
-        elif path.is_file():
-            found[path] = None
-        else:
-            raise InputError(f"{path}: image file not found")
-    return list(found)
 
 
 def drawn_names(images: Sequence[Path]) -> dict[Path, str]:

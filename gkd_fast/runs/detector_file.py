@@ -12,6 +12,7 @@ from torch import nn
 from gkd_fast import parallel
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.detectors.build import select_outputs
+from gkd_fast.detectors.settings import check_checkpoint
 from gkd_fast.errors import InputError
 from gkd_fast.files import replacing
 from gkd_fast.training.distributed import whole_state
@@ -128,8 +129,7 @@ def load_detector(path: Path) -> DetectorCheckpoint:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint file, found none")
+    check_checkpoint(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen types for a damaged file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -31,6 +32,7 @@ from torch.optim import Optimizer
 from gkd_fast import parallel
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import sync, writing
+from gkd_fast.training.plain_states import PlainValues, check_index
 
 _CHUNK = 1 << 24
 
@@ -103,14 +105,16 @@ class States:
         tensors = self._tensors()
         try:
             with _quiet():
-                dcp.load(tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
+                check_index(path)
+                single = not dist.is_initialized()
+                dcp.load(tensors, checkpoint_id=path, planner=PlainValues(), no_dist=single)
             set_model_state_dict(self.modules, tensors["modules"])
             fused = [group["fused"] for group in self.optimizer.param_groups]
             set_optimizer_state_dict(self.modules, self.optimizer, tensors["optimizer"])
             # A matter of how the weights lie here, not of the state.
             for group, own in zip(self.optimizer.param_groups, fused, strict=True):
                 group["fused"] = own
-        except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        except (CheckpointException, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = (str(error).strip().splitlines() or [""])[-1]
             raise InputError(f"{path}: expected a state of this network and optimiser: {reason}") from error
         progress = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)

@@ -46,8 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments, "predict", _DESCRIPTION, PredictConfig())
     if options.checkpoint is None:
         raise InputError("--checkpoint: expected a detector's file, got nothing; --help shows all options")
-    check_checkpoint(options.checkpoint)
     images = find_images(options.images)
+    check_checkpoint(options.checkpoint)
     from gkd_fast.predict import predict_images
     from gkd_fast.training.precision import resolve_device
 

@@ -73,7 +73,7 @@ class ImagePlaces:
                 return path
         return self._elsewhere(self._by_stem.get(stem.lower(), ()), stem, source)
 
-    def _elsewhere(self, found: Sequence[Path], name: str, source: Path) -> Path | None:
+    def _elsewhere(self, found: Sequence[Path], name: str, source: Path | str) -> Path | None:
         if len(found) == 1:
             self.findings.note("images found in another folder or spelling", found[0])
             return found[0]

@@ -160,7 +160,8 @@ def locate(
     if val_fraction and val_split:
         raise InputError("--val-fraction: expected --val-split or this, got both")
     used = {*found[0].split("+"), *chosen_val.split("+")}
-    val = _single(val_annotations, val_images) if val_annotations else _reader(layout, chosen_val)
+    split = _reader(layout, chosen_val) if chosen_val else None
+    val = _single(val_annotations, val_images) if val_annotations else split
     return Source(
         what=f"{layout.what}, {root}",
         train=_reader(layout, found[0]),
@@ -194,10 +195,8 @@ def open_dataset(
     return source._read(source.train, classes, 0)
 
 
-def _reader(layout: Layout, names: str) -> Reader | None:
+def _reader(layout: Layout, names: str) -> Reader:
     """One reader of the splits joined by "+"."""
-    if not names:
-        return None
     readers = [_one(layout, name.strip()) for name in names.split("+")]
     return lambda findings: joined([reader(findings) for reader in readers])
 

@@ -275,8 +275,8 @@ def _corners(words: Sequence[str]) -> list[float]:
     if len(values) > 4:
         x, y = values[::2], values[1::2]
         return [min(x), min(y), max(x), max(y)]
-    x, y, width, height = values
-    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    across, down, width, height = values
+    return [across - width / 2, down - height / 2, across + width / 2, down + height / 2]
 
 
 def _uncertainty(words: Sequence[str]) -> float:

@@ -70,6 +70,9 @@ class BatchTargets(list[Target]):
         ValueError: for more boxes in an image than `most`.
     """
 
+    padded: PaddedTruth
+    flat: Instances
+
     def __init__(self, targets: Sequence[Target], device: torch.device, most: int | None = None) -> None:
         counts = [len(target["labels"]) for target in targets]
         self.most = -(-max(counts, default=0) // _STEP) * _STEP if most is None else most

@@ -77,6 +77,6 @@ def export_detector(
 
 def _sample(path: Path | None, size: tuple[int, int]) -> Tensor:
     """An image float32 [3,H,W] in 0..1."""
-    drawn = tuple(max(64, side) for side in size)
+    drawn = max(64, size[0]), max(64, size[1])
     image = read_image(path) if path else Scenes(1, size=drawn)[0][0].as_subclass(Tensor)
     return resize(image, list(size), antialias=True).float().div(255)

@@ -70,6 +70,7 @@ def write_onnx(checkpoint: DetectorCheckpoint, path: Path, sample: Tensor) -> De
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"{checkpoint.origin}: expected operators that ONNX has; {error}") from error
+    assert graph is not None
     graph.save(path)
     if not installed("onnxruntime"):
         return None
@@ -81,7 +82,7 @@ def write_onnx(checkpoint: DetectorCheckpoint, path: Path, sample: Tensor) -> De
 
 def _fixed(checkpoint: DetectorCheckpoint, sample: Tensor) -> FixedSizeDetector:
     model = checkpoint.build().eval().requires_grad_(False)
-    return FixedSizeDetector(model, tuple(sample.shape[-2:])).eval()
+    return FixedSizeDetector(model, (sample.shape[-2], sample.shape[-1])).eval()
 
 
 def _taken(outputs: Sequence[Tensor]) -> Found:

@@ -101,7 +101,9 @@ def drawn_names(images: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def coco_records(found: dict[str, Tensor], image_id: int, classes: Sequence[str], *, first: int) -> list[dict]:
+def coco_records(
+    found: dict[str, Tensor], image_id: int, classes: Sequence[str], *, first: int
+) -> list[dict[str, Any]]:
     """One record a box: id (from `first`), image_id, category_id, category, bbox [x, y, width, height], score."""
     boxes = found["boxes"].double()
     bboxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).round(decimals=2)

@@ -86,8 +86,9 @@ class Job:
 
     def _first(self, role: str) -> nn.Module:
         """The network of a role before its first step."""
-        if self.given[role] is not None:
-            return copy.deepcopy(self.given[role])
+        given = self.given[role]
+        if given is not None:
+            return copy.deepcopy(given)
         weights = getattr(self.config.model, role).weights
         return build_detector(self.specs[role], len(self.data.classes), weights=weights)
 
@@ -145,9 +146,9 @@ def run(config: Config, folder: Path, images: Images | None = None) -> Result:
     summary["teacher"] = figures or job.evaluate(teacher)
     _, summary["student"] = job.student(folder)
     student, summary["distilled"] = job.student(folder, frozen)
-    bank = folder / "distilled" / "prototypes.pt"
-    if config.data.data == "scenes" and bank.exists():
-        adapter, bank = adapt(student.to(job.device)), PrototypeBank.load(bank)
+    stored = folder / "distilled" / "prototypes.pt"
+    if config.data.data == "scenes" and stored.exists():
+        adapter, bank = adapt(student.to(job.device)), PrototypeBank.load(stored)
         summary["robust_weights"] = weights_by_condition(adapter, frozen, bank, job.data.val, config, job.device)
     write_json(folder / "summary.json", summary)
     return summary

@@ -142,13 +142,20 @@ def read_python(text: str, origin: str, folder: Path | None = None) -> dict[str,
     base = _bases(assigned, origin, folder)
     names: dict[str, Any] = {}
     for statement in assigned:
-        names[statement.targets[0].id] = _value(statement.value, {**names, "_base_": base})
+        names[_name(statement)] = _value(statement.value, {**names, "_base_": base})
     names.pop("_base_", None)
     return _merged(base, names)
 
 
+def _name(statement: ast.Assign) -> str:
+    """What a statement that assigns to one name assigns to."""
+    (target,) = statement.targets
+    assert isinstance(target, ast.Name)
+    return target.id
+
+
 def _bases(assigned: list[ast.Assign], origin: str, folder: Path | None) -> dict[str, Any]:
-    found = next((_value(s.value, {}) for s in assigned if s.targets[0].id == "_base_"), [])
+    found: Any = next((_value(s.value, {}) for s in assigned if _name(s) == "_base_"), [])
     values: dict[str, Any] = {}
     for name in [found] if isinstance(found, str) else found:
         path = (folder or Path()) / str(name)
@@ -195,7 +202,7 @@ def _literal(node: ast.expr, names: dict[str, Any]) -> Any:
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
             return _dictionary([(keyword.arg, keyword.value) for keyword in keywords], names)
         case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=value)]):
-            return float(value)
+            return float(str(value))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_literal(operand, names)
         case ast.BinOp(left=left, op=sign, right=right):
@@ -229,7 +236,11 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which also knows detectron2's tags: tuples, and expressions as `Unread`."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
+def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, _kind, node: Unread(_source(node)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -41,7 +42,9 @@ class Detection:
 
     def soft_pairs(self, maps: list[Tensor]) -> SoftPairs:
         """Logits of both networks at the student's places; maps: the teacher's."""
-        return self.student.soft_pairs(self.own, self.teacher, self.teacher_pyramid(maps))
+        student: Any = self.student  # of the teacher's kind
+        pairs: SoftPairs = student.soft_pairs(self.own, self.teacher, self.teacher_pyramid(maps))
+        return pairs
 
 
 def adapt(model: FasterRCNN | RetinaNet) -> DetectorAdapter:

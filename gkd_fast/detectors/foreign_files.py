@@ -74,7 +74,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 # What torch.load asks of a pickle module.
-_PICKLE = ModuleType("inert_pickle")
+_PICKLE: Any = ModuleType("inert_pickle")
 _PICKLE.Unpickler = _Unpickler
 _PICKLE.load = lambda file, **options: _Unpickler(file, **options).load()
 
@@ -103,7 +103,8 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         keys = list(map(str, content))
         what = "an Ultralytics file, which teaches through gkd_fast.Distiller; " * ("train_args" in content)
         raise InputError(f"{path}: {what}expected weights under state_dict or model; found {', '.join(keys[:8])}")
-    meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+    stored = content.get("meta")
+    meta = stored if isinstance(stored, dict) else {}
     config = next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
     return ForeignCheckpoint(state, _classes(meta), config)
 
@@ -127,7 +128,8 @@ def _tensor(value: Tensor | np.ndarray) -> Tensor:
 
 def _classes(meta: dict[str, Any]) -> tuple[str, ...]:
     """mmdet 2.x: meta CLASSES; 3.x: meta dataset_meta classes (CLASSES in its first versions)."""
-    nested = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
+    stored = meta.get("dataset_meta")
+    nested = stored if isinstance(stored, dict) else {}
     for place, key in ((meta, "CLASSES"), (nested, "classes"), (nested, "CLASSES")):
         names = place.get(key)
         if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):

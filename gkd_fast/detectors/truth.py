@@ -88,10 +88,9 @@ class BatchTargets(list[Target]):
             for rows in (boxes, labels, torch.ones_like(labels, dtype=torch.bool))
         )
         truth = PaddedTruth(padded_boxes, padded_labels, ~taken, torch.tensor(counts), _seeds(targets))
-        self.padded, self.flat = (
-            type(part)(**{name: _sent(value, device) for name, value in vars(part).items()})
-            for part in (truth, Instances(boxes, number, labels - 1))
-        )
+        self.padded = PaddedTruth(**{name: _sent(value, device) for name, value in vars(truth).items()})
+        flat = Instances(boxes, number, labels - 1)
+        self.flat = Instances(**{name: _sent(value, device) for name, value in vars(flat).items()})
         kept = ("image_id", "flipped", "draw")
         super().__init__(
             {"boxes": own_boxes[:count], "labels": own_labels[:count], **{k: t[k] for k in kept if k in t}}

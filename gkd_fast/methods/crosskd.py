@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,8 +54,9 @@ class CrossKD(nn.Module):
             )
         positives = (matched >= 0).sum().clamp(min=1)
         decided = (matched != _BETWEEN_THRESHOLDS).to(teacher_class.dtype)
+        assert step.anchors is not None
         anchors = torch.cat(step.anchors())
-        boxes = [decode(codes, anchors, network) for codes, network in ((crossed_box, student), (teacher_box, teacher))]
+        boxes = decode(crossed_box, anchors, student), decode(teacher_box, anchors, teacher)
         # Output 0 of torchvision's RetinaNet is the background, which is never a target.
         terms = (
             class_loss(crossed_class[..., 1:], teacher_class[..., 1:], decided),
@@ -77,7 +80,7 @@ class CrossKD(nn.Module):
         return _anchor_rows(crossed, per_location), _anchor_rows(reference, per_location)
 
 
-def _hidden(head: nn.Module, feature: Tensor) -> Tensor:
+def _hidden(head: Any, feature: Tensor) -> Tensor:
     """The map behind the crossing's last convolution, before its activation."""
     hidden = head.conv[: _CROSSING - 1](feature)
     for layer in list(head.conv[_CROSSING - 1])[:-1]:
@@ -85,7 +88,7 @@ def _hidden(head: nn.Module, feature: Tensor) -> Tensor:
     return hidden
 
 
-def _finish(head: nn.Module, last: str, hidden: Tensor) -> Tensor:
+def _finish(head: Any, last: str, hidden: Tensor) -> Tensor:
     """The head's prediction [N,A*K,H,W] from the map at the crossing."""
     return getattr(head, last)(head.conv[_CROSSING:](F.relu(hidden)))
 
@@ -96,7 +99,7 @@ def _anchor_rows(maps: list[Tensor], values: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def decode(codes: Tensor, anchors: Tensor, network: nn.Module) -> Tensor:
+def decode(codes: Tensor, anchors: Tensor, network: Any) -> Tensor:
     """Boxes [N,M,4] from codes [N,M,4] at anchors [M,4], by the detector's own box coder."""
     repeated = anchors.expand(len(codes), -1, -1).flatten(0, 1)
     boxes = network.head.regression_head.box_coder.decode_single(codes.flatten(0, 1), repeated)

@@ -23,6 +23,8 @@ class DeFeat(nn.Module):
     detectors are not, their proposals being all anchors.
     """
 
+    channels: Tensor
+
     def __init__(self, setup: Setup, config: DeFeatSettings) -> None:
         super().__init__()
         self.adapters = near_zero_adapters(setup, setup.levels)
@@ -64,4 +66,5 @@ def decoupled_divergence(student: Tensor, teacher: Tensor, matched: Tensor) -> t
     """
     divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
     groups = torch.stack([matched >= 0, matched == -1]).to(divergence.dtype)
-    return tuple(((groups * divergence).sum(1) / groups.sum(1).clamp(min=1)).unbind(0))
+    positive, negative = ((groups * divergence).sum(1) / groups.sum(1).clamp(min=1)).unbind(0)
+    return positive, negative

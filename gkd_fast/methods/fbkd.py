@@ -69,8 +69,8 @@ def attention_guided(student: Tensor, teacher: Tensor, temperature: float) -> tu
     cells = [feature.abs().mean(1).flatten(1) for feature in (student, teacher)]
     depths = [feature.abs().mean((2, 3)) for feature in (student, teacher)]
     differences = torch.linalg.vector_norm(cells[0] - cells[1]), torch.linalg.vector_norm(depths[0] - depths[1])
-    mask_s = (sum(cells).detach() / temperature).softmax(1) * (height * width)
-    mask_c = (sum(depths).detach() / temperature).softmax(1) * channels
+    mask_s = ((cells[0] + cells[1]).detach() / temperature).softmax(1) * (height * width)
+    mask_c = ((depths[0] + depths[1]).detach() / temperature).softmax(1) * channels
     root = (mask_s.view(images, 1, height, width) * mask_c[:, :, None, None]).sqrt()
     return *differences, torch.linalg.vector_norm(root * (student - teacher))
 
@@ -87,6 +87,7 @@ class NonLocal(nn.Module):
         self.theta, self.phi, self.value = (nn.Conv2d(channels, inner, 1) for _ in range(3))
         self.out = nn.Conv2d(inner, channels, 1)
         nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
     def forward(self, feature: Tensor) -> Tensor:

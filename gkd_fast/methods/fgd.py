@@ -101,6 +101,7 @@ class GlobalContext(nn.Module):
         self.expand = nn.Linear(max(channels // 2, 1), channels)
         nn.init.kaiming_normal_(self.key.weight)
         for parameter in (self.key.bias, self.expand.weight, self.expand.bias):
+            assert parameter is not None
             nn.init.zeros_(parameter)
 
     def forward(self, feature: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from gkd_fast.errors import InputError
 from gkd_fast.methods.names import MASKED, NAMES
@@ -71,7 +71,7 @@ class Method:
 
     def applied(self, settings: Settings) -> Settings:
         """Settings for these methods alone: plain names, their weights times the factors, the masks robust or not."""
-        changes: dict[str, object] = {"method": "+".join(self.names)}
+        changes: dict[str, Any] = {"method": "+".join(self.names)}
         for name, factor in self.factors:
             for field in _weights(name):
                 weight = getattr(settings, field)

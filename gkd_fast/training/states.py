@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint.state_dict_loader as dcp_loader
+import torch.distributed.checkpoint.state_dict_saver as dcp_saver
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -76,7 +77,7 @@ class States:
                     temporary.mkdir(parents=True)
                 parallel.barrier()
                 with _quiet():
-                    dcp.save(self._tensors(), checkpoint_id=temporary, no_dist=not dist.is_initialized())
+                    dcp_saver.save(self._tensors(), checkpoint_id=temporary, no_dist=not dist.is_initialized())
                 if parallel.is_main():
                     _write(temporary / "progress.pt", {**progress, "step": step, "random": randoms})
                     (temporary / "checksums.json").write_text(json.dumps(_checksums(temporary)))
@@ -107,7 +108,7 @@ class States:
             with _quiet():
                 check_index(path)
                 single = not dist.is_initialized()
-                dcp.load(tensors, checkpoint_id=path, planner=PlainValues(), no_dist=single)
+                dcp_loader.load(tensors, checkpoint_id=path, planner=PlainValues(), no_dist=single)
             set_model_state_dict(self.modules, tensors["modules"])
             fused = [group["fused"] for group in self.optimizer.param_groups]
             set_optimizer_state_dict(self.modules, self.optimizer, tensors["optimizer"])
@@ -161,7 +162,8 @@ def _quiet() -> Iterator[None]:
 
 def random_state() -> dict[str, Any]:
     """The states of this process's random generators, as types that torch reads without pickling code."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    state: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,

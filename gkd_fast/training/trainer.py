@@ -130,7 +130,8 @@ class Trainer:
     def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
         done = self.step % self.steps_per_epoch
         self.dataset.set_epoch(epoch)
-        self.loader.sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
+        sampler: Any = self.loader.sampler
+        sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
         started = time.perf_counter()
         self.meter.pause()
         for batch in self.meter.waiting(self.loader):

@@ -107,6 +107,7 @@ finally:
 """
     printed = outside(installed, tmp_path, program)
     assert "student distilled" in printed
+    assert "next: gkd-fast report run; gkd-fast predict --checkpoint run/distilled/model.pt IMAGES; " in printed
     assert Path(printed.splitlines()[-1]).is_relative_to(installed)
     assert (tmp_path / "run/distilled/model.pt").is_file()
 

@@ -30,6 +30,7 @@ ROOMS = (
     "detectors data",
     "pyramids",
     "ops",
+    "tracking",
     "kernels options interrupt files instances watching",
     "ranges parallel ticks overlap _checkout _lazy",
     "errors",

@@ -19,13 +19,14 @@ def main(arguments: Sequence[str]) -> None:
     validate(config)
     check_files(config)
     from gkd_fast.runs.dry_run import describe, dry_run
-    from gkd_fast.runs.summary import summary_table
+    from gkd_fast.runs.summary import next_steps, summary_table
     from gkd_fast.runs.train import run_in_folder
 
     if config.run.dry_run:
         print(describe(config, dry_run(config)))
     elif summary := run_in_folder(config, given_options(arguments, Config)):
         print(summary_table(summary))
+        print(next_steps(summary["folder"]))
 
 
 def read(arguments: Sequence[str]) -> Config:

@@ -26,7 +26,7 @@ from gkd_fast.study.tables import summarise, write_report
 Result = dict[str, Any]
 
 # What may change when a study goes on, for it changes no figure.
-_FREE = {"output", "resume", "log_steps", "checkpoint_steps", "keep_checkpoints", "skip_teacher_check"} | {
+_FREE = {"output", "resume", "log_steps", "checkpoint_steps", "keep_checkpoints", "skip_teacher_check", "track"} | {
     "workers",
     "prefetch",
     "cache",

@@ -16,7 +16,7 @@ ROOMS = (
     "cli",
     "inspect",
     "study report",
-    "export predict convert",
+    "export predict convert share",
     "runs",
     "training",
     "presets",
@@ -36,7 +36,7 @@ ROOMS = (
     "errors",
 )
 RANK = {name: number for number, row in enumerate(ROOMS) for name in row.split()}
-ENTRIES = ("__init__", "__main__", "train", "evaluate")
+ENTRIES = ("__init__", "__main__", "train", "evaluate", "push_to_hub")
 
 
 def room(module: tuple[str, ...]) -> str:

@@ -38,6 +38,9 @@ WRONG = {
     "convert --checkpoint nowhere.pth --output x.pt": "nowhere.pth: expected a checkpoint file, found none",
     "report": "RUNS: expected the folder of at least one run, got none",
     "report nowhere": "nowhere",
+    "push-to-hub": "RUN: expected the folder of a finished run, got nothing",
+    "push-to-hub nowhere": "nowhere/distilled/model.pt: expected a checkpoint file, found none",
+    "push-to-hub nowhere --repo name": "--repo: expected USER/NAME, got name",
     "inspect --examples 0": "--examples: expected a positive number, got 0",
     "inspect --data-root nowhere": "nowhere: expected a folder, found nothing",
 }
@@ -53,7 +56,7 @@ for line in sys.argv[1:]:
     code, printed = 0, io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            runpy.run_module(f"gkd_fast.{command}", run_name="__main__", alter_sys=True)
+            runpy.run_module(f"gkd_fast.{command.replace('-', '_')}", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             code = end.code
     heavy = [name for name in ("torch", "torchvision", "numpy", "pycocotools") if name in sys.modules]

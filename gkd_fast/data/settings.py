@@ -48,6 +48,11 @@ class DataConfig:
     """Upper limit for the long side after resizing, in pixels."""
     flip: Annotated[float, FRACTION] = 0.5
     """Probability of a horizontal flip in training."""
+    teacher_noise: Literal["none", "blur", "occlusion", "swap"] = "none"
+    """Damage planted in what the teacher sees of some training instances while it distils, to test whether the robust
+    weights find it: blurred, half covered, or showing an instance of another class. The student sees all as it is."""
+    teacher_noise_share: Annotated[float, FRACTION] = 0.1
+    """Part of the instances that is damaged."""
     cache: bool = True
     """Keep resized images in memory as uint8 (3 bytes a pixel)."""
     workers: Annotated[int, NOT_NEGATIVE] = 0

@@ -26,7 +26,7 @@ from gkd_fast.files import loading, write_json
 from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.runs.data import Images, prepare, read_images
 from gkd_fast.runs.detector_file import load_detector, save_detector
-from gkd_fast.runs.robustness import weights_by_condition
+from gkd_fast.runs.robustness import planted_weights, weights_by_condition
 from gkd_fast.runs.teacher_check import check_teacher, teacher_classes
 from gkd_fast.tracking import Trackers, tracked
 from gkd_fast.training.distilling import build_distiller, freeze_teacher
@@ -117,6 +117,10 @@ class Job:
             parallel.barrier()
             model = load_detector(model_file).build().to(self.device)  # whole again where it was sharded
             result = self.evaluate(model)
+            bank = phase.folder / "prototypes.pt"
+            if teacher and config.data.teacher_noise != "none" and bank.exists():
+                found = PrototypeBank.load(bank)
+                result["planted"] = planted_weights(adapt(model), teacher, found, data.train, config, self.device)
             result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
             write_json(result_file, result)
             parallel.barrier()

@@ -98,7 +98,7 @@ def instance_weights(
         student, teacher: L maps [N,C_S,H_l,W_l], [N,C_T,H_l,W_l].
         instances: B instances.
         bank: on the same device.
-        settings: negative, positive_weights.
+        settings: negative, robust_weights, positive_weights.
         strides: None: those of the bank in both.
 
     Returns:
@@ -106,7 +106,13 @@ def instance_weights(
     """
     with torch.no_grad():
         _, omega = discrepancy(student, teacher, instances, bank, settings, strides)
+        omega = _applied(omega, instances, settings)
     return omega.clamp(min=0) if settings.positive_weights else omega
+
+
+def _applied(omega: Tensor, instances: Instances, settings: GKDSettings) -> Tensor:
+    """omega [L,B], or 1 for every instance where the weights are off; 0 for padding."""
+    return omega if settings.robust_weights else (instances.labels >= 0).to(omega.dtype).expand_as(omega)
 
 
 def discrepancy(
@@ -204,7 +210,7 @@ def soft_label_loss(
         omega: [L,B] robust weights of the instances.
         instances: for their classes.
         bank: for the weights of a two-stage detector, which come from the RoI features; None: those of `omega`.
-        settings: temperature, one_stage_soft, positive_weights.
+        settings: temperature, one_stage_soft, robust_weights, positive_weights.
     """
     real = soft.instance >= 0
     count = parallel.total(real.sum()).clamp(min=1)
@@ -212,7 +218,9 @@ def soft_label_loss(
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
     instance = soft.instance.clamp(min=0)
-    if bank is not None and soft.student_embedding is not None and soft.teacher_embedding is not None:
+    if not settings.robust_weights:
+        weights = real.to(omega.dtype)
+    elif bank is not None and soft.student_embedding is not None and soft.teacher_embedding is not None:
         labels = instances.labels[instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
     else:
@@ -284,6 +292,7 @@ def robust_distilling(
         share, whole = 1.0, omega.new_zeros(())
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
+        omega = _applied(omega, instances, settings)
         share, whole = _participating_share(instances, bank), levels.sum()
     imitated = imitated or teacher
     trust = None

@@ -87,7 +87,7 @@ class RunConfig:
     """Under torchrun: every process holds its part of the frozen teacher, which may be larger than one device."""
     skip_teacher_check: bool = False
     """Train with a given teacher whatever it reaches on the validation images."""
-    track: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], MAIN] = ()
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Programs that get the metrics as they are written; each is a package of its own (pip install gkd_fast[NAME])."""
     dry_run: Annotated[bool, MAIN] = False
     """Build both networks, train two steps on one drawn image of full size, and print parameters and estimates of

@@ -38,7 +38,8 @@ def model_card(title: str, network: str, config: Config, summary: dict[str, Any]
         f"{config.model.student.backbone} by the method `{config.distill.method}`.",
         f"## Figures\n\nAP in percent on the validation images of the data below; one run, seed {config.run.seed}.\n\n"
         f"{table}",
-        f"## Data\n\n{data}, trained on {train}, evaluated on {val}. Classes, labels from 1: {classes}. Images are resized to a short side of "
+        f"## Data\n\n{data}, trained on {train}, evaluated on {val}. Classes, labels from 1: "
+        f"{classes}. Images are resized to a short side of "
         f"{own.short_side} and a long side of at most {own.long_side} pixels.",
         f"## Settings\n\nPreset `{config.preset or 'none'}`; what differs from the defaults:\n\n{_settings(config)}",
         f"## Use\n\n{_use(title)}",

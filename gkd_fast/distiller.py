@@ -54,7 +54,7 @@ class Distiller(nn.Module):
         layers: names of the student's modules whose outputs are its feature maps [N,C,H,W], from the finest on.
         teacher_layers: of the teacher; None: as the student's. As many maps; other channels and sizes are allowed.
         example: images [N,3,H,W] on the networks' device, run once through both.
-        method: NAME[@FACTOR][+...], see `gkd_fast.methods`; None: as the settings say.
+        method: ``NAME[@FACTOR][+...]``, see `gkd_fast.methods`; None: as the settings say.
         boxes: ``xyxy`` in pixels of the batch, or ``cxcywh`` normalised by its sides.
         strides: of the student's maps, in pixels; None: from the sizes of images and maps, in every step.
         stage: ``two_stage`` takes softmax for soft labels, ``one_stage`` sigmoids; in published feature units also the

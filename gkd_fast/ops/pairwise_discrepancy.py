@@ -43,8 +43,8 @@ def pairwise_discrepancy(
         `student` and `teacher`.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that require
-        a gradient.
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that
+            require a gradient.
     """
     _check(student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
     inputs = (student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class WandbTracker:
             project=os.environ.get("WANDB_PROJECT", "gkd_fast"),
             name=folder.name,
             dir=str(folder),
-            id=number_of_run("wandb", folder, wandb.util.generate_id),
+            id=number_of_run("wandb", folder, lambda: uuid.uuid4().hex[:8]),
             resume="allow",
             config=flat(settings),
         )
@@ -37,4 +38,4 @@ class WandbTracker:
     def close(self, summary: Mapping[str, Any] | None) -> None:
         """See `gkd_fast.tracking.Tracker`."""
         self._run.summary.update(results(summary))
-        self._run.finish(exit_code=0 if summary else 1, quiet=True)
+        self._run.finish(exit_code=0 if summary else 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gkd_fast.errors import InputError
 from gkd_fast.options import MAIN
 from gkd_fast.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 
@@ -65,3 +66,13 @@ class DataConfig:
     """Number of training images of the scenes data set."""
     scenes_val: Annotated[int, POSITIVE] = 160
     """Number of validation images of the scenes data set."""
+
+
+def check_root(root: Path) -> None:
+    """Check that a data set's folder is there.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not root.exists():
+        raise InputError(f"{root}: expected a folder, found nothing")

@@ -100,8 +100,10 @@ def planted_weights(
             batch = student.batch([image.to(device) for image in images]).tensors
             truth = ground_truth_instances(plain_targets(targets, device))
             shown, planted = planting(batch, truth, [target["image_id"] for target in targets])
-            maps = [list(net.model.backbone(own).values()) for net, own in ((student, batch), (teacher, shown))]
-            _, omega = discrepancy(*maps, truth, bank, config.distill)
+            student_maps, teacher_maps = (
+                list(net.model.backbone(own).values()) for net, own in ((student, batch), (teacher, shown))
+            )
+            _, omega = discrepancy(student_maps, teacher_maps, truth, bank, config.distill)
             found.append((omega.mean(0).cpu(), planted.cpu()))
     omega, planted = (torch.cat(part) for part in zip(*found, strict=True))
     return {

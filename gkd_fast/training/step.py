@@ -88,7 +88,7 @@ class TrainStep:
         self.steps = 0
         self.most = most
         self.auto = AutoCompile(config.run.compile, device, len(buckets.sizes) if buckets else 1, steps)
-        self.compiled: CompiledStep | None = None
+        self.compiled: CompiledStep[Any] | None = None
         graphs = most is not None and self.planting is None
         if self.auto.decided is not False and graphs and not is_sharded([*self.trainable, *teacher]):
             self.compiled = CompiledStep(self._graph, config.data.size_buckets)
@@ -154,7 +154,9 @@ class TrainStep:
         if bank is None:
             return None
         if self._bank is None or self._bank[0] is not bank:
-            self._bank = bank, padded_bank(bank)
+            padded = padded_bank(bank)
+            assert padded is not None
+            self._bank = bank, padded
         return self._bank[1]
 
     def _compiles(self) -> bool:
@@ -170,7 +172,7 @@ class TrainStep:
     def prepare(self, batch: Batch) -> tuple[ImageList, BatchTargets]:
         """The padded batch and the targets, on the device."""
         images, targets = batch
-        size = self.buckets.fit([tuple(image.shape[-2:]) for image in images]) if self.buckets else None
+        size = self.buckets.fit([(image.shape[-2], image.shape[-1]) for image in images]) if self.buckets else None
         on_device = [image.to(self.device, non_blocking=True) for image in images]
         most = self.most if self.compiled else None
         return self.adapter.batch(on_device, size), plain_targets(targets, self.device, most)

@@ -39,7 +39,7 @@ class GKD(nn.Module):
 
         Their sums over the processes that train together are the terms of the global batch.
         """
-        device, exact = step.images.device.type, self.adapters.levels[0].weight.dtype
+        device, exact = step.images.device.type, next(self.adapters.parameters()).dtype
         maps = step.student if torch.is_autocast_enabled(device) else [feature.to(exact) for feature in step.student]
         adapted = self.adapters(maps, step.units)
         soft = step.soft() if self.soft and step.soft else None

@@ -124,10 +124,10 @@ def collect_candidates(
         progress(count)
     if not seen:
         raise ValueError("candidates: expected at least one batch of images, got none")
-    embeddings = [torch.cat(part, dim=1) for part in parts[:2]]
+    own, other = (torch.cat(part, dim=1) for part in parts[:2])
     labels, image_ids, boxes = (torch.cat(part) for part in parts[2:])
     flipped = torch.zeros_like(labels, dtype=torch.bool)
-    return Candidates(*embeddings, labels, image_ids, boxes, flipped, own_strides)
+    return Candidates(own, other, labels, image_ids, boxes, flipped, own_strides)
 
 
 @contextmanager
@@ -274,8 +274,8 @@ def _pursue(candidates: Candidates, members: list[Tensor], settings: GKDSettings
     padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
     dense = torch.zeros(len(members), levels, padded.shape[1], dtype=torch.bool)
     for label, rows in enumerate(members):
-        for level in range(levels if len(rows) else 0):
-            dense[label, level, : len(rows)] = dense_instances(spaces[0][level, rows], spaces[1][level, rows], settings)
+        for own in range(levels if len(rows) else 0):
+            dense[label, own, : len(rows)] = dense_instances(spaces[0][own, rows], spaces[1][own, rows], settings)
     if settings.prototype_selection != "pursuit":
         return [_selected(spaces, rows, dense[label], settings) for label, rows in enumerate(members)]
     problem_rows = padded.repeat_interleave(levels, dim=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,8 @@ class Adapters(nn.Module):
         A convolution that starts with outputs near 1 would need hundreds of steps to grow to a teacher of large maps.
         """
         adapted = []
-        for level, (conv, feature) in enumerate(zip(self.levels, features, strict=True)):
+        convolutions: list[Any] = list(self.levels)
+        for level, (conv, feature) in enumerate(zip(convolutions, features, strict=True)):
             weight, bias = conv.weight, conv.bias
             if units is not None:
                 deviation = units.deviations[level]
@@ -126,11 +128,10 @@ def discrepancy(
     strides: Strides | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The discrepancy of each level [L], and omega [L,B]; arguments as of `instance_weights`."""
-    embedded = [
-        pool(maps, instances, own, settings.negative)
-        for maps, own in zip((student, teacher), strides or (bank.strides, bank.strides), strict=True)
-    ]
-    return ops.pairwise_discrepancy(*embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets)
+    strides = strides or (bank.strides, bank.strides)
+    own = pool(student, instances, strides[0], settings.negative)
+    other = pool(teacher, instances, strides[1], settings.negative)
+    return ops.pairwise_discrepancy(own, other, bank.student, bank.teacher, instances.labels, bank.class_offsets)
 
 
 @torch.no_grad()
@@ -202,7 +203,7 @@ def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor, *, filled:
 
 
 def soft_label_loss(
-    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, settings: GKDSettings
+    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank | None, settings: GKDSettings
 ) -> Tensor:
     """mean_i omega_i T^2 mean_c KL(teacher || student) over the places of an instance, at temperature T.
 
@@ -212,7 +213,7 @@ def soft_label_loss(
         soft: logits of both networks.
         omega: [L,B] robust weights of the instances.
         instances: for their classes.
-        bank: for the weights of a two-stage detector, which come from the RoI features.
+        bank: for the weights of a two-stage detector, which come from the RoI features; None: those of `omega`.
         settings: temperature, one_stage_soft, robust_weights, positive_weights.
     """
     real = soft.instance >= 0
@@ -223,7 +224,7 @@ def soft_label_loss(
     instance = soft.instance.clamp(min=0)
     if not settings.robust_weights:
         weights = real.to(omega.dtype)
-    elif soft.student_embedding is not None and soft.teacher_embedding is not None:
+    elif bank is not None and soft.student_embedding is not None and soft.teacher_embedding is not None:
         labels = instances.labels[instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
     else:
@@ -286,7 +287,10 @@ def robust_distilling(
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
         up, over all processes that train together), and the robust weights omega [L,B].
     """
-    strides = strides or (bank.strides, bank.strides)
+    if strides is None:
+        assert bank is not None
+        strides = bank.strides, bank.strides
+    share: Tensor | float
     if bank is None:
         omega = (instances.labels >= 0).to(instances.boxes.dtype).expand(len(student), -1)
         share, whole = 1.0, omega.new_zeros(())

@@ -24,9 +24,9 @@ from gkd_fast.tracking import check_trackers
 class OptimConfig:
     """Optimisation of the student; the teacher's own training shares all but its length and rate."""
 
-    epochs: Annotated[int, POSITIVE, MAIN] = 5
+    epochs: Annotated[int, POSITIVE, MAIN] = 4
     """Epochs of the student, alone and distilled."""
-    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 6
+    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 12
     """Epochs of the teacher, where no checkpoint is given."""
     batch_size: Annotated[int, POSITIVE, MAIN] = 8
     """Images a step."""
@@ -155,7 +155,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 # What runs did before these were settings: one that goes on keeps its loss.
-_BEFORE_UNITS = {"feature_units": "published", "box_levels": "own", "background_trust": "none"}
+_BEFORE = {"feature_units": "published", "box_levels": "own", "background_trust": "none", "adapter": "1x1"}
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -167,7 +167,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """
     sections = {}
     if "method" in values.get("distill", {}) or "terms" in values.get("distill", {}):
-        values = {**values, "distill": _BEFORE_UNITS | values["distill"]}
+        values = {**values, "distill": _BEFORE | values["distill"]}
     for name in SECTIONS:
         section, given = getattr(PLAIN, name), values.get(name, {})
         known = {own for option in options_of(type(section)) for own in (option.name, *option.aliases)}

@@ -73,6 +73,9 @@ class ConvertConfig:
     relu_before_p7: Literal["auto", "yes", "no"] = "auto"
     """ReLU between RetinaNet's sixth and seventh level; auto: as the configuration says, else no for mmdet and yes for
     detectron2."""
+    norm_epsilon: Literal["auto", "default", "none"] = "auto"
+    """Epsilon of the backbone's normalisation in torchvision's detectors: default (1e-5), or none in what was trained
+    from its COCO_V1; auto: none in those published."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -93,6 +96,7 @@ def main(arguments: Sequence[str]) -> None:
         long_side=options.long_side,
         style=options.style,
         relu_before_p7=options.relu_before_p7,
+        norm_epsilon=options.norm_epsilon,
     )
     done = convert_file(options.checkpoint, options.output, source, ap=options.teacher_ap)
     for note in done.notes:

@@ -77,4 +77,4 @@ def check_checkpoint(path: Path) -> None:
         InputError: naming it.
     """
     if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint file, found none")
+        raise InputError(f"{path}: expected a checkpoint file, found {'a folder' if path.is_dir() else 'none'}")

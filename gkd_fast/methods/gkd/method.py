@@ -26,7 +26,8 @@ class GKD(nn.Module):
 
     def __init__(self, setup: Setup, config: GKDSettings) -> None:
         super().__init__()
-        self.adapters = Adapters(setup.channels(setup.levels), relu=config.adapter_relu)
+        kernel = 3 if config.adapter == "3x3" else 1
+        self.adapters = Adapters(setup.channels(setup.levels), kernel=kernel, relu=config.adapter_relu)
         self.settings, self.stage = config, setup.stage
         self.soft = bool(config.soft_weight) and "logits" in setup.offered
         self.parts = ("global", "foreground", "background", *(("soft",) if self.soft else ()))

@@ -27,16 +27,20 @@ _SHORTEST = 1e-8  # a shorter vector has a cosine of about 0 with any other
 
 
 class Adapters(nn.Module):
-    """One 1x1 convolution per level from the student's to the teacher's channels, with an optional ReLU.
+    """One convolution per level from the student's to the teacher's channels, with an optional ReLU.
 
     Args:
         channels: of student and teacher on each level.
+        kernel: cells a side of the convolution, odd.
         relu: whether a ReLU follows.
     """
 
-    def __init__(self, channels: Sequence[tuple[int, int]], *, relu: bool = False) -> None:
+    def __init__(self, channels: Sequence[tuple[int, int]], *, kernel: int = 1, relu: bool = False) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in channels)
+        self.padding = kernel // 2
+        self.levels = nn.ModuleList(
+            nn.Conv2d(student, teacher, kernel, padding=self.padding) for student, teacher in channels
+        )
         self.relu = relu
 
     def forward(self, features: Sequence[Tensor], units: Units | None = None) -> list[Tensor]:
@@ -51,7 +55,7 @@ class Adapters(nn.Module):
             if units is not None:
                 deviation = units.deviations[level]
                 weight, bias = weight * deviation, bias * deviation + units.means[level]
-            adapted.append(F.conv2d(feature, weight, bias))
+            adapted.append(F.conv2d(feature, weight, bias, padding=self.padding))
         return [F.relu(feature) for feature in adapted] if self.relu else adapted
 
 

@@ -73,8 +73,10 @@ class GKDSettings:
     """Temperature of the soft labels."""
     attenuation: bool = True
     """Multiply the global and the feature losses by 1 - epoch / epochs."""
+    adapter: Literal["3x3", "1x1"] = "3x3"
+    """Convolution of every level that adapts the student's features: 3x3, or 1x1 (published code)."""
     adapter_relu: bool = False
-    """ReLU behind the 1x1 convolution that adapts the student's features."""
+    """ReLU behind that convolution."""
 
 
 PUBLISHED: dict[str, Any] = {
@@ -88,6 +90,7 @@ PUBLISHED: dict[str, Any] = {
     "background_trust": "none",
     "foreground_weight": 1.0,
     "background_weight": 4.0,
+    "adapter": "1x1",
     "one_stage_soft": "published",
     "feature_units": "published",
 }

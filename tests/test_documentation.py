@@ -88,6 +88,14 @@ def test_commands_that_are_not_run_have_options_that_exist(page: Path) -> None:
             assert _help_asked(arguments)[0] is None
 
 
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert len(links) > 15
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_something_of_every_kind_is_run() -> None:
     run = [block.kind for page in PAGES for block in blocks(page) if not block.why]
     assert run.count("python") >= 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from gkd_fast.config import replace, to_dict
 from gkd_fast.convert import detectron2, mmdet
-from gkd_fast.convert.configuration import read_python, read_yaml
+from gkd_fast.convert.configuration import read_python, read_python_file, read_yaml
 from gkd_fast.convert.description import Description
 from gkd_fast.convert.recognition import SUPPORTED, Recognised, recognise
 from gkd_fast.convert.stored import check_stored
@@ -48,6 +49,8 @@ class Source:
         style: kind of the pre-trained backbone; auto: as the configuration says, else by the library and the backbone.
         relu_before_p7: ReLU between RetinaNet's sixth and seventh level; auto: as the configuration says, else by the
             library.
+        norm_epsilon: of the backbone's normalisation in torchvision's detectors: default (1e-5) or none; auto: none in
+            those published as COCO_V1.
     """
 
     library: Literal["auto", "mmdet", "detectron2", "torchvision"] = "auto"
@@ -60,6 +63,7 @@ class Source:
     long_side: int | None = None
     style: Literal["auto", "pytorch", "caffe"] = "auto"
     relu_before_p7: Literal["auto", "yes", "no"] = "auto"
+    norm_epsilon: Literal["auto", "default", "none"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -114,19 +118,26 @@ def convert(foreign: ForeignCheckpoint, source: Source, origin: str) -> Converte
         InputError: one line, for what is not supported and for classes of another number.
     """
     found = recognise(foreign.state, source.prefix, origin)
+    if found.library == "mmdet" and foreign.version.startswith(("0.", "1.")):
+        raise InputError(f"{origin}: of mmdet {foreign.version}, whose boxes count one pixel more; expected 2.x or 3.x")
     _check_said(source, found, origin)
     if found.library == "torchvision":
         if source.config:
             raise InputError("--config: torchvision's checkpoints have none; expected no option")
-        spec, names, model, notes = torchvision_detector(found, source.classes, origin)
-        notes = (*found.notes, *notes)
-        return Converted(spec, names, model.eval(), _sides(source, None), notes)
+        spec, names, model, notes = torchvision_detector(
+            found, source.classes, source.short_side, source.norm_epsilon, origin
+        )
+        notes = (*foreign.notes, *found.notes, *notes)
+        sides = (320, 640) if "320" in spec.builder else None
+        return Converted(spec, names, model.eval(), _sides(source, sides), notes)
+    if source.norm_epsilon != "auto":
+        raise InputError(f"--norm-epsilon: torchvision's detectors alone have it, got one of {found.library}")
     described = _described(foreign, source, found)
     conventions = _conventions(source, found, described)
     conventions, stored = check_stored(found.state, conventions, described, origin)
     spec, model, number = _built(found, source, described, conventions, origin)
     names, guess = _class_names(source.classes, foreign.classes, number, origin)
-    notes = (*found.notes, *described.notes, *stored, *guess)
+    notes = (*foreign.notes, *found.notes, *described.notes, *stored, *guess)
     return Converted(spec, names, model.eval(), _sides(source, described.sides), notes)
 
 
@@ -155,9 +166,9 @@ def _described(foreign: ForeignCheckpoint, source: Source, found: Recognised) ->
     if source.config is not None:
         if source.config.suffix != ".py" or not source.config.is_file():
             raise InputError(f"--config: expected mmdet's configuration, a .py file, got {source.config}")
-        origin = str(source.config)
-        config = read_python(source.config.read_text(), origin, source.config.parent)
-        return mmdet.describe(config, found.detector, origin)
+        config = read_python_file(source.config)
+        config = mmdet.inner(config, source.prefix) if source.prefix else config
+        return mmdet.describe(config, found.detector, str(source.config))
     origin = "the configuration in the checkpoint"
     config = read_python(foreign.description, f"{origin} (--config reads another)")
     if source.prefix:
@@ -202,6 +213,11 @@ def _built(
             f"ratios {list(conventions.anchor_ratios)}); --config says which they are"
         )
     number = outputs - 1 if found.detector == "faster_rcnn" else outputs // offsets
+    if described.classes:
+        described.classes.check(number, f"{number} classes")
+    depth = re.match(r"(?:wide_)?resnex?t(\d+)", found.backbone)
+    if described.depth and depth:
+        described.depth.check(int(depth[1]), found.backbone)
     shapes: dict[str, Any] = {}
     for field, name in (
         ("channels", "backbone.fpn.inner_blocks.0.0.weight"),

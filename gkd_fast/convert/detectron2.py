@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gkd_fast.convert.configuration import Section, is_number
-from gkd_fast.convert.description import Description
+from gkd_fast.convert.description import Description, Said
+from gkd_fast.errors import InputError
 
 DETECTORS = {"GeneralizedRCNN": "faster_rcnn", "RetinaNet": "retinanet"}
 _BACKBONES = {"faster_rcnn": "build_resnet_fpn_backbone", "retinanet": "build_retinanet_resnet_fpn_backbone"}
@@ -25,6 +26,10 @@ def describe(config: dict[str, Any], detector: str, origin: str) -> Description:
         InputError: that names the value which cannot be taken over.
     """
     whole = Section(config, "", origin)
+    if "MODEL" not in whole and "model" in whole:
+        raise InputError(
+            f"{origin}: a LazyConfig; expected the config.yaml that a training by tools/train_net.py writes"
+        )
     model = whole.section("MODEL")
     found = Description(by_size=True)
     if DETECTORS.get(model.get("META_ARCHITECTURE", "GeneralizedRCNN")) != detector:
@@ -46,6 +51,7 @@ def _resnet(resnet: Section, found: Description) -> None:
     resnet.only("NORM", "FrozenBN", "BN", "SyncBN", "naiveSyncBN", "nnSyncBN", default="FrozenBN")
     resnet.only("DEFORM_ON_PER_STAGE", (False,) * 4, default=(False,) * 4)
     resnet.only("RES5_DILATION", 1, default=1)
+    found.depth = Said(resnet, "DEPTH")
     found.conventions["stride_in_1x1"] = resnet.only("STRIDE_IN_1X1", True, False, default=True)
 
 
@@ -94,6 +100,7 @@ def _two_stage(model: Section, found: Description) -> None:
     }
     found.spec["proposals"] = _count(rpn, "POST_NMS_TOPK_TEST", 1000)
     heads, box = model.section("ROI_HEADS"), model.section("ROI_BOX_HEAD")
+    found.classes = Said(heads, "NUM_CLASSES")
     heads.only("NAME", "StandardROIHeads", default="Res5ROIHeads")
     heads.only("IN_FEATURES", ("p2", "p3", "p4", "p5"), default=("res4",))
     box.only("NAME", "FastRCNNConvFCHead", default="")
@@ -115,6 +122,7 @@ def _one_stage(model: Section, found: Description) -> None:
     retina = model.section("RETINANET")
     levels = ("p3", "p4", "p5", "p6", "p7")
     retina.only("IN_FEATURES", levels, default=levels)
+    found.classes = Said(retina, "NUM_CLASSES")
     retina.only("NUM_CONVS", 4, default=4)
     retina.only("NORM", "", default="")
     found.conventions |= {

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from gkd_fast.convert.configuration import Section, is_number
-from gkd_fast.convert.description import Description
+from gkd_fast.convert.description import Description, Said
 
 DETECTORS = {"FasterRCNN": "faster_rcnn", "MaskRCNN": "faster_rcnn", "RetinaNet": "retinanet"}
 _STRIDES = {"faster_rcnn": (4, 8, 16, 32, 64), "retinanet": (8, 16, 32, 64, 128)}
 _PASSED_BY = {
-    *("LoadImageFromFile", "LoadImageFromNDArray", "LoadAnnotations", "PackDetInputs", "RandomFlip", "ImageToTensor"),
-    *("DefaultFormatBundle", "Collect", "LoadImageFromWebcam", "WrapFieldsToLists"),
+    *("LoadAnnotations", "PackDetInputs", "RandomFlip", "ImageToTensor", "DefaultFormatBundle", "Collect"),
+    "WrapFieldsToLists",
 }
+_LOADERS = {"LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromWebcam"}
+_NORMS = ("BN", "SyncBN", "MMSyncBN", "NaiveSyncBN", "BatchNorm2d")
 
 
 def describe(config: dict[str, Any], detector: str, origin: str) -> Description:
@@ -46,16 +48,31 @@ def describe(config: dict[str, Any], detector: str, origin: str) -> Description:
         _transforms(pipeline, found, origin, newer=newer)
     elif not newer and "img_norm_cfg" in whole:
         _normalisation(whole.section("img_norm_cfg"), found)
+    if found.sides is None:
+        found.notes.append(f"{origin} resizes no image: 800 and 1333 pixels assumed; --short-side, --long-side")
+    if "image_mean" not in found.conventions:
+        found.notes.append(f"{origin} says nothing of colours: mmdet's own statistics for its style assumed")
+        if found.conventions["stride_in_1x1"]:
+            found.conventions |= {"bgr": True, "image_mean": (123.675, 116.28, 103.53), "image_std": (1.0, 1.0, 1.0)}
     if detector == "retinanet" and not newer:  # 2.x has the setting and ignores it
         found.conventions["empty_boxes"] = "after_nms"
     return found
 
 
 def inner(config: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The configuration of the network that a distiller holds under a name, or as it is where it holds none so."""
+    """The configuration of the network that a distiller holds under a name, or as it is where it holds none so.
+
+    Teacher and student of semi-supervised training are one ``detector``, whose preprocessor lies in that of the whole.
+    """
     held = config.get("model", {})
-    own = held.get(prefix.strip(".").rpartition(".")[2]) if isinstance(held, dict) else None
-    return {**config, "model": own} if isinstance(own, dict) and "type" in own else config
+    if not isinstance(held, dict):
+        return config
+    own = held.get(prefix.strip(".").rpartition(".")[2], held.get("detector"))
+    if not isinstance(own, dict) or "type" not in own:
+        return config
+    outer = held.get("data_preprocessor")
+    outer = outer.get("data_preprocessor", outer) if isinstance(outer, dict) else None
+    return {**config, "model": {"data_preprocessor": outer, **own} if outer else own}
 
 
 def is_detector(config: dict[str, Any]) -> bool:
@@ -84,7 +101,10 @@ def _backbone(backbone: Section, found: Description) -> None:
     backbone.only("strides", (1, 2, 2, 2), default=(1, 2, 2, 2))
     backbone.only("dilations", (1, 1, 1, 1), default=(1, 1, 1, 1))
     backbone.only("out_indices", (0, 1, 2, 3), default=(0, 1, 2, 3))
-    backbone.section("norm_cfg").only("type", "BN", "SyncBN", "MMSyncBN", "NaiveSyncBN", default="BN")
+    norm = backbone.section("norm_cfg")
+    _is(norm, *_NORMS, default="BN")
+    norm.only("eps", 1e-5, default=1e-5)
+    found.depth = Said(backbone, "depth")
     found.conventions["stride_in_1x1"] = backbone.only("style", "pytorch", "caffe", default="pytorch") == "caffe"
 
 
@@ -93,7 +113,7 @@ def _neck(neck: Section, detector: str, found: Description) -> None:
     for name in ("norm_cfg", "act_cfg", "conv_cfg"):
         neck.only(name, None)
     neck.only("num_outs", 5)
-    neck.only("end_level", -1, default=-1)
+    neck.only("end_level", -1, 3, default=-1)
     neck.section("upsample_cfg").only("mode", "nearest", default="nearest")
     neck.only("start_level", {"faster_rcnn": 0, "retinanet": 1}[detector], default=0)
     if detector == "faster_rcnn":
@@ -142,8 +162,9 @@ def _box_head(head: Section, found: Description) -> None:
     head.only("with_avg_pool", False, default=False)
     head.section("cls_predictor_cfg").only("type", "Linear", default="Linear")
     head.section("reg_predictor_cfg").only("type", "Linear", default="Linear")
-    head.section("loss_cls").only("type", "CrossEntropyLoss", default="CrossEntropyLoss")
+    _is(head.section("loss_cls"), "CrossEntropyLoss", default="CrossEntropyLoss")
     head.section("loss_cls").only("use_sigmoid", False, default=False)
+    found.classes = Said(head, "num_classes")
     found.conventions["box_weights"] = _coder(head.section("bbox_coder"), (0.1, 0.1, 0.2, 0.2))
 
 
@@ -156,6 +177,7 @@ def _one_stage(model: Section, test: Section, found: Description) -> None:
     head.section("loss_cls").only("use_sigmoid", True, default=True)
     _anchors(head.section("anchor_generator"), "retinanet", found)
     found.conventions["anchor_weights"] = _coder(head.section("bbox_coder"))
+    found.classes = Said(head, "num_classes")
     found.conventions["candidates"] = _count(test, "nms_pre")
     least = test.only("min_bbox_size", 0, -1, default=-1)
     found.conventions["empty_boxes"] = "before_nms" if least == 0 else "after_nms"
@@ -201,6 +223,8 @@ def _coder(coder: Section, deviations: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0))
 def _proposals(test: Section, found: Description) -> None:
     test.only("nms_across_levels", False, default=False)
     found.spec["proposals"] = _count(test, "max_per_img" if "max_per_img" in test else "nms_post")
+    if "max_per_img" not in test:
+        test.only("max_num", found.spec["proposals"], default=found.spec["proposals"])
     found.conventions["candidates"] = _count(test, "nms_pre")
     found.conventions["proposal_overlap"] = _overlap(test)
     least = test.get("min_bbox_size", -1)
@@ -221,7 +245,8 @@ def _overlap(test: Section) -> float:
         return test.number("nms_thr")
     nms = test.section("nms")
     _is(nms, "nms", default="nms")
-    nms.only("class_agnostic", False, default=False)
+    for name, neutral in (("class_agnostic", False), ("offset", 0), ("score_threshold", 0), ("max_num", -1)):
+        nms.only(name, neutral, default=neutral)
     return nms.number("iou_threshold" if "iou_threshold" in nms else "iou_thr")
 
 
@@ -272,6 +297,7 @@ def _flat(transforms: list[Any], origin: str) -> Iterator[Section]:
 
 def _transforms(pipeline: list[Any], found: Description, origin: str, *, newer: bool) -> None:
     scale: Any = None
+    normalised = False
     for transform in _flat(pipeline, origin):
         kind = _kind(transform)
         named = Section(transform.values, f"test pipeline's {kind}", transform.origin)
@@ -284,13 +310,30 @@ def _transforms(pipeline: list[Any], found: Description, origin: str, *, newer: 
             named.only("interpolation", "bilinear", default="bilinear")
             scale = named.get("scale", named.get("img_scale", scale))
             found.sides = _sides(named, scale)
+        elif kind in ("Normalize", "Pad") and newer:
+            raise named.refused("type", "both by the data_preprocessor")
         elif kind == "Normalize":
             _normalisation(named, found)
+            normalised = True
         elif kind == "Pad":
-            named.only("size_divisor", 32)
-            named.only("size", None)
+            _padding(named, normalised=normalised)
+        elif kind in _LOADERS:
+            named.only("to_float32", False, default=False)
+            named.only("color_type", "color", default="color")
+            named.only("channel_order", "bgr", default="bgr")
         elif kind not in _PASSED_BY:
             raise named.refused("type", "a pipeline that loads, resizes, normalises and pads")
+
+
+def _padding(pad: Section, *, normalised: bool) -> None:
+    if not normalised:
+        raise pad.refused("type", "Normalize before it")
+    pad.only("size_divisor", 32)
+    pad.only("size", None)
+    pad.only("pad_to_square", False, default=False)
+    value = pad.get("pad_val", 0)
+    if (value.get("img", 0) if isinstance(value, dict) else value) != 0:
+        raise pad.refused("pad_val", "0")
 
 
 def _sides(resize: Section, scale: Any) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from gkd_fast.errors import InputError
 
 Library = Literal["mmdet", "detectron2", "torchvision"]
+Detector = Literal["faster_rcnn", "retinanet"]
 SUPPORTED = "expected a Faster R-CNN, a Mask R-CNN (without its masks) or a RetinaNet on a ResNet or ResNeXt with FPN"
 
 _ROOTS = re.compile(r"(?<![\w])(backbone|neck|rpn_head|roi_head|bbox_head|proposal_generator|roi_heads|rpn|head)\.")
@@ -28,7 +29,10 @@ _OTHERS = (
     (r"(rpn_head\.init_proposal|init_proposal_boxes)", "a Sparse R-CNN"),
     (r"rpn_head\.(conv_centerness|conv_cls|scales)", "a Faster R-CNN with proposals of FCOS"),
     (r"rpn_head\.(conv_loc|conv_shape|feature_adaption)", "a detector with guided anchoring"),
-    (r"roi_head\.(shared_head|grid_head|mask_iou_head)", "a detector with other heads"),
+    (r"roi_head\.shared_head\.", "a C4 detector, without a feature pyramid"),
+    (r"roi_head\.(grid_head|mask_iou_head)", "a detector with other heads"),
+    (r"roi_heads\.box\.(feature_extractor|predictor)\.", "a detector of maskrcnn-benchmark"),
+    (r"bbox_head\.(shared_fcs|fc_cls|fc_reg)\.", "a detector of mmdet before 2.0"),
     (r"bbox_head\.atss_|head\.(cls_logits|centerness)\.", "an ATSS or PAA"),
     (r"bbox_head\.gfl_", "a GFL"),
     (r"bbox_head\.vfnet_", "a VarifocalNet"),
@@ -42,7 +46,8 @@ _OTHERS = (
     (r"model\.(backbone\.(conv_encoder|model)|encoder\.|decoder\.|enc_)", f"a transformers network, {_BY_HOOKS}"),
 )
 _PARTS = (
-    (r"backbone\.(bottom_up\.)?(.*\.)?conv\d_offset", "deformable convolutions in the backbone"),
+    (r"backbone\.(bottom_up\.)?(.*\.)?(conv\d_offset|conv\d\.conv_offset)", "deformable convolutions in the backbone"),
+    (r"backbone\.features\.", "a VGG or MobileNet as backbone"),
     (r"backbone\.(stem\.0|bottom_up\.stem\.conv1_1)\.", "a ResNet-D stem"),
     (r"backbone\.layer\d\.\d+\.convs\.", "a Res2Net as backbone"),
     (r"backbone\.(stage\d|transition\d)\.", "an HRNet as backbone"),
@@ -60,6 +65,7 @@ _PARTS = (
     (r"(rpn_head\.rpn_conv\.\d|proposal_generator\.rpn_head\.conv\.conv)", "several convolutions in the proposal head"),
 )  # fmt: skip
 _MASKS = re.compile(r"(roi_head\.mask_(head|roi_extractor)|roi_heads\.mask_(head|predictor))\.")
+_WRAPPERS = ("module.", "_orig_mod.")  # of DDP and torch.compile
 _COPIES = re.compile(r"ema_\w+")
 
 
@@ -76,7 +82,7 @@ class Recognised:
     """
 
     library: Library
-    detector: Literal["faster_rcnn", "retinanet"]
+    detector: Detector
     backbone: str
     state: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -105,6 +111,10 @@ def recognise(state: dict[str, Tensor], prefix: str, origin: str) -> Recognised:
     _complain(names, (*_OTHERS, *_PARTS), origin)
     library = _library(names)
     if library is None:
+        if any(re.match(r"(rpn_head|proposal_generator)\.", name) for name in names):
+            raise InputError(f"{origin}: a detector without a feature pyramid, C4 or DC5 ({_some(names)}); {SUPPORTED}")
+        if any(re.match(r"roi_heads?\.", name) for name in names):
+            raise InputError(f"{origin}: a Fast R-CNN, without the network of its proposals; {SUPPORTED}")
         alone = all(re.match(r"(backbone\.)?(stem|conv1|bn1|res\d|layer\d|fc|stages)\b", name) for name in names)
         what = "a backbone alone" if alone else "no detector that is known"
         raise InputError(f"{origin}: weights of {what} ({_some(names)}); {SUPPORTED}")
@@ -112,19 +122,23 @@ def recognise(state: dict[str, Tensor], prefix: str, origin: str) -> Recognised:
     if masks:
         state = {name: value for name, value in state.items() if name not in set(masks)}
         notes.append(f"a Mask R-CNN, taken without its mask branch ({_some(masks)})")
+    if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise InputError(f"{origin}: weights that are not finite ({_some(bad)})")
     heads = re.compile(r"(?:bbox_head\.cls_convs|head\.cls_subnet)\.(\d+)")
     towers = {match[1] for name in names if (match := heads.match(name))}
     if len(towers) not in (0, 4):
         raise InputError(f"{origin}: a RetinaNet with {len(towers)} convolutions in its heads, not 4; {SUPPORTED}")
-    detector = "retinanet" if any(name.startswith(("bbox_head.", "head.")) for name in state) else "faster_rcnn"
+    one_stage = any(name.startswith(("bbox_head.", "head.")) for name in state)
+    detector: Detector = "retinanet" if one_stage else "faster_rcnn"
     return Recognised(library, detector, _backbone(state, library, origin), state, tuple(notes))
 
 
 def _own(state: dict[str, Tensor], prefix: str, origin: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights behind the prefix, without the wrapper's ``module.`` and without copies by EMA hooks."""
+    """The weights behind the prefix, without the wrappers' ``module.`` and without copies by EMA hooks."""
     notes = []
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {name: value for name, value in state.items() if name != "n_averaged"}  # torch's AveragedModel
+    while state and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in state)), "")):
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
     # mmcv's EMAHook exchanges the weights with their averages before it saves: the averages have the plain names.
     copies = [name for name in state if _COPIES.fullmatch(name)]
     if copies:
@@ -183,8 +197,8 @@ _MIDDLE = {
     "detectron2": "backbone.bottom_up.res2.0.conv2.weight",
     "torchvision": "backbone.body.layer1.0.conv2.weight",
 }
-_DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-_SHALLOW = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+_DEPTHS: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_SHALLOW: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
 _WIDE = {
     (1, 128): "wide_resnet{}_2",
     (32, 4): "resnext{}_32x4d",

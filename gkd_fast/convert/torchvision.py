@@ -17,17 +17,21 @@ BUILDERS = {
     "faster_rcnn": ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"),
     "retinanet": ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
 }
+_SMALLER = "fasterrcnn_mobilenet_v3_large_320_fpn"  # the same weights' shapes, other proposals
+_SMALLER_SIDE = 320
 _COCO_OUTPUTS = 91
 
 
 def torchvision_detector(
-    found: Recognised, classes: tuple[str, ...], origin: str
+    found: Recognised, classes: tuple[str, ...], short_side: int | None, epsilon: str, origin: str
 ) -> tuple[DetectorSpec, tuple[str, ...], FasterRCNN | RetinaNet, tuple[str, ...]]:
     """The specification, the classes, the detector with the weights, and what was taken for granted.
 
     Args:
         found: the weights.
         classes: names of the labels 1, 2, ...; empty: COCO's, of 91 outputs.
+        short_side: that is asked for, in pixels; None: 800.
+        epsilon: of the backbone's normalisation: ``default`` (1e-5), ``none``; ``auto``: none in published networks.
         origin: of the weights, for messages.
 
     Raises:
@@ -36,14 +40,22 @@ def torchvision_detector(
     state = {name: value for name, value in found.state.items() if not name.endswith("num_batches_tracked")}
     builder, outputs = _builder(state, found.detector, origin)
     names, rows, notes = _outputs(classes, outputs, origin)
-    published = builder in WITHOUT_EPSILON and outputs == _COCO_OUTPUTS
-    if builder in WITHOUT_EPSILON and not published:
-        notes.append("normalisation with an epsilon of 1e-5; networks trained from torchvision's COCO_V1 have none")
-    if "mobilenet" in builder:
+    # Unfrozen normalisation counts its batches, and always has an epsilon.
+    frozen = not any(name.endswith("num_batches_tracked") for name in found.state)
+    open_question = builder in WITHOUT_EPSILON and frozen and epsilon == "auto"
+    published = open_question and outputs == _COCO_OUTPUTS
+    if open_question and not published:
         notes.append(
-            "800 and 1333 pixels assumed; fasterrcnn_mobilenet_v3_large_320_fpn has --short-side 320 --long-side 640"
+            "frozen normalisation with an epsilon of 1e-5 assumed; if the training started from torchvision's COCO_V1, "
+            "it has none: --norm-epsilon none"
         )
-    conventions = Conventions(resize="torchvision", norm_without_epsilon=published)
+    if "mobilenet" in builder and short_side == _SMALLER_SIDE:
+        builder = _SMALLER
+    notes.append(
+        f"no configuration in torchvision's files: anchors and thresholds of {builder} assumed"
+        + (f" ({_SMALLER} is taken for --short-side 320 --long-side 640)" if "mobilenet" in builder else "")
+    )
+    conventions = Conventions(resize="torchvision", norm_without_epsilon=published or epsilon == "none")
     spec = DetectorSpec(detector=found.detector, backbone="", builder=builder, conventions=conventions)
     detector = build_detector(spec, len(names))
     counters = {name: value for name, value in detector.state_dict().items() if name.endswith("num_batches_tracked")}

@@ -6,7 +6,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def _can_launch() -> bool:
     return not reason
 
 
-class CompiledStep:
+class CompiledStep(Generic[R]):
     """Compiles a function with fullgraph=True, anew for every shape of its first argument.
 
     On a GPU the graphs are captured, so that a step is launched as a whole.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gkd_fast.convert import detectron2
-from gkd_fast.convert.configuration import Section, Unread, read_python, read_yaml
+from gkd_fast.convert.configuration import Section, Unread, read_python, read_python_file, read_yaml
 from gkd_fast.errors import InputError
 
 
@@ -33,6 +33,62 @@ model = dict(
     assert model["limit"] == float("inf")
     assert model["more"] == [1, 2, 2]
     assert model["extra"] is None
+
+
+def test_statements_after_the_first() -> None:
+    text = """
+import os
+sizes = strides = (8, 16,)
+width: int = 2
+width *= 2 ** 3
+first, second = [5, 6]
+model = dict(head=dict(type='A', scales=tuple([1, *range(2, 4)])), flag=not True)
+model['head']['more'] = {'x': +1}
+model.update(dict(neck=7 // 2))
+head = model['head']
+head['type'] = 'B'
+"""
+    values = read_python(text, "x")
+    assert values["strides"] == values["sizes"] == (8, 16)
+    assert (values["width"], values["first"], values["second"]) == (16, 5, 6)
+    assert values["model"] == {
+        "head": {"type": "B", "scales": (1, 2, 3), "more": {"x": 1}}, "flag": False, "neck": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "for k in range(3): model['depth'] = k",
+        "if 1: model = dict(depth=3)",
+        "model.pop('depth')",
+        "model['depth'][0] = 3",
+        "model.depth = 101",
+        "model |= other",
+        "del model['depth']",
+    ],
+)
+def test_what_a_statement_may_have_changed_is_not_known(statement: str) -> None:
+    values = read_python(f"model = dict(depth=50)\nother = dict(x=1)\n{statement}", "x")
+    if statement == "model |= other":
+        assert values["model"] == {"depth": 50, "x": 1}
+        return
+    assert isinstance(values["model"], Unread)
+    with pytest.raises(InputError, match=r"x: model = .* cannot be taken over; expected a literal value"):
+        Section(values, "", "x").section("model")
+
+
+def test_bases_of_themselves_are_refused(tmp_path: Path) -> None:
+    for name, content in (("a.py", "_base_ = ['./b.py']"), ("b.py", "_base_ = 'a.py'")):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=r"a\.py: expected base files, got one that is a base of itself"):
+        read_python_file(tmp_path / "a.py")
+    (tmp_path / "c.yaml").write_text("_BASE_: c.yaml")
+    with pytest.raises(InputError, match=r"c\.yaml: expected base files, got one that is a base of itself"):
+        read_yaml(tmp_path / "c.yaml")
+    (tmp_path / "d.py").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"d\.py: expected a configuration in Python"):
+        read_python_file(tmp_path / "d.py")
 
 
 def test_nothing_is_run(tmp_path: Path) -> None:
@@ -74,11 +130,19 @@ def test_what_cannot_be_read_is_refused_in_one_line(text: str, message: str) -> 
 def test_yaml_with_bases_and_tags(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("MODEL:\n  A: 1\n  B:\n    C: !!python/tuple [1, 2]\n")
     over = tmp_path / "over.yaml"
-    over.write_text('_BASE_: base.yaml\nMODEL:\n  B:\n    D: !!python/object/apply:eval ["[x for x in [1]]"]\n')
+    over.write_text(
+        '_BASE_: base.yaml\nMODEL:\n  B:\n    D: !!python/object/apply:eval ["open(1)"]\n'
+        '  E: !!python/object/apply:eval ["[[x, x * 2**(1.0/2)] for x in [32, 64 ]]"]\n'
+    )
     model = read_yaml(over)["MODEL"]
     assert model["A"] == 1
     assert model["B"]["C"] == (1, 2)
-    with pytest.raises(InputError, match=r"B.D = \[x for x in \[1\]\] cannot be taken over; expected a literal"):
+    assert model["E"] == [[32, 32 * 2**0.5], [64, 64 * 2**0.5]]
+    over.write_text('_BASE_: [base.yaml]\nMODEL:\n  W: "(20.0, 20.0, 10.0, 10.0)"\n  N: ""\n  F: 5e-1\n')
+    model_of_strings = read_yaml(over)["MODEL"]
+    assert (model_of_strings["W"], model_of_strings["N"]) == ((20.0, 20.0, 10.0, 10.0), "")
+    assert (model_of_strings["F"], model_of_strings["A"]) == (0.5, 1)
+    with pytest.raises(InputError, match=r"B.D = open\(1\) cannot be taken over; expected a literal"):
         Section(model, "", "x").section("B").get("D")
     for content, message in (("[1, 2]", "got list"), ("a: [", "expected a configuration in YAML")):
         over.write_text(content)
@@ -101,6 +165,11 @@ FASTER = {
         ({"META_ARCHITECTURE": "RetinaNet"}, "META_ARCHITECTURE = 'RetinaNet' .* GeneralizedRCNN, as the weights"),
         ({"RESNETS": {"DEFORM_ON_PER_STAGE": [False, True, True, True]}}, "DEFORM_ON_PER_STAGE"),
         ({"FPN": {"NORM": "GN"}}, "FPN.NORM = 'GN'"),
+        ({"FPN": {"FUSE_TYPE": "avg"}}, "FPN.FUSE_TYPE = 'avg'"),
+        ({"BACKBONE": {}}, r"BACKBONE.NAME = 'build_resnet_backbone' \(by default\) cannot be taken over"),
+        ({"RPN": {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"]}}, "RPN.IN_FEATURES = "),
+        ({"ROI_BOX_HEAD": {**FASTER["ROI_BOX_HEAD"], "POOLER_TYPE": "ROIPool"}}, "POOLER_TYPE = 'ROIPool'"),
+        ({"ROI_BOX_HEAD": {**FASTER["ROI_BOX_HEAD"], "USE_SIGMOID_CE": True}}, "USE_SIGMOID_CE = True"),
         ({"ANCHOR_GENERATOR": {"SIZES": [[32], [64]]}}, "SIZES = .* expected 5 levels"),
         ({"ANCHOR_GENERATOR": {"OFFSET": 0.5}}, "OFFSET = 0.5"),
         (
@@ -116,3 +185,8 @@ def test_detectron2s_settings_are_taken_over_or_refused_by_name(change: dict, me
     assert found.conventions["candidates"] == 6000
     with pytest.raises(InputError, match=message):
         detectron2.describe({"MODEL": {**FASTER, **change}}, "faster_rcnn", "x")
+
+
+def test_lazy_configurations_are_refused() -> None:
+    with pytest.raises(InputError, match=r"x: a LazyConfig; expected the config\.yaml"):
+        detectron2.describe({"model": {"_target_": "detectron2.modeling.GeneralizedRCNN"}}, "faster_rcnn", "x")

@@ -22,9 +22,12 @@ CASES = [  # builder, outputs, as published (frozen normalisation without epsilo
     ("fasterrcnn_resnet50_fpn", 91, True),
     ("fasterrcnn_resnet50_fpn_v2", 91, False),
     ("fasterrcnn_mobilenet_v3_large_fpn", 91, False),
+    ("fasterrcnn_mobilenet_v3_large_320_fpn", 91, False),
     ("maskrcnn_resnet50_fpn", 91, True),
+    ("maskrcnn_resnet50_fpn_v2", 91, False),
     ("retinanet_resnet50_fpn", 91, True),
     ("retinanet_resnet50_fpn_v2", 5, False),
+    ("fasterrcnn_resnet50_fpn", 5, True),  # trained on from the published one
 ]
 
 
@@ -33,7 +36,7 @@ def published(builder: str, outputs: int, *, frozen: bool) -> nn.Module:
     torch.manual_seed(0)
     frozen_norm = {"norm_layer": FrozenBatchNorm2d} if frozen else {}
     kind = {"weights": None, "weights_backbone": None, "num_classes": outputs}
-    model = getattr(detection, builder)(**kind, **SIDES)
+    model = getattr(detection, builder)(**kind, **({} if "320" in builder else SIDES))
     if frozen_norm:
         _freeze(model.backbone.body)
         overwrite_eps(model, 0.0)
@@ -45,7 +48,7 @@ def published(builder: str, outputs: int, *, frozen: bool) -> nn.Module:
             value.data.uniform_(0.02, 0.05)
         if ("cls_score" in name or "cls_logits" in name) and "rpn" not in name:
             value.data.normal_(-1.0 if "logits" in name and "bias" in name else 0.0, 0.05 if "weight" in name else 1.0)
-    if builder == "fasterrcnn_resnet50_fpn_v2":  # whose box head's outputs are small
+    if builder.endswith("rcnn_resnet50_fpn_v2"):  # whose box head's outputs are small
         model.roi_heads.box_predictor.cls_score.weight.data *= 20
     _silence(model, outputs)
     return model.eval()
@@ -77,7 +80,8 @@ def test_the_converted_detector_finds_what_torchvisions_finds(
     model = published(builder, outputs, frozen=frozen)
     torch.save(model.state_dict(), tmp_path / "theirs.pth")
     names = () if outputs == 91 else ("a", "b", "c", "d")
-    source = Source(classes=names, short_side=SIDES["min_size"], long_side=SIDES["max_size"])
+    sides = {"short_side": 320} if "320" in builder else {"short_side": 128, "long_side": 200}
+    source = Source(classes=names, **sides, norm_epsilon="none" if frozen and outputs != 91 else "auto")
     done = convert_file(tmp_path / "theirs.pth", tmp_path / "ours.pt", source)
     assert done.spec.builder == builder.replace("mask", "faster")
     assert len(done.classes) == (80 if outputs == 91 else 4)

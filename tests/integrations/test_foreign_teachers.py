@@ -12,12 +12,13 @@ from torchvision.models import mobilenet_v2
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import batched_nms
 
 from gkd_fast.integrations.foreign import SoftLabels, Teacher
 from gkd_fast.integrations.torchvision import Distiller
 
 NAMES = ("ant", "bee", "cow")
-KINDS = ["yolo11", "yolo26", "rt_detr_v2", "detr"]
+KINDS = ["yolo11", "yolo26", "rt_detr_v2", "d_fine", "detr"]
 
 
 def student(kind: str = "faster_rcnn") -> nn.Module:
@@ -43,6 +44,9 @@ def teacher(kind: str, names: tuple[str, ...] = ("cow", "dog", "ant", "bee")) ->
     transformers = pytest.importorskip("transformers")
     from gkd_fast.integrations.transformers import as_teacher
 
+    if kind == "d_fine":
+        example = pytest.importorskip("transformers_dfine")
+        return as_teacher(example.network(16, names))
     if kind == "rt_detr_v2":
         stages = {"hidden_sizes": [16, 16, 32, 64], "out_features": ["stage2", "stage3", "stage4"]}
         body = transformers.RTDetrResNetConfig(embedding_size=16, depths=[1] * 4, layer_type="basic", **stages)
@@ -122,6 +126,53 @@ def test_the_teacher_sees_its_own_pixels_and_says_what_its_library_says(kind: st
         torch.testing.assert_close(boxes[..., 2] - boxes[..., 0], theirs.pred_boxes[..., 2] * pixels.shape[-1])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_predictions_are_the_detections_of_its_library(kind: str) -> None:
+    foreign = teacher(kind)
+    pixels = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        boxes, logits = (part[0] for part in foreign.predict(foreign.network, pixels))
+    scores = logits.softmax(1)[:, :-1] if foreign.exclusive else logits.sigmoid()
+    if kind.startswith("yolo"):
+        theirs, kept = _suppressed(foreign, pixels, boxes, scores)
+        best, labels = scores.max(1)
+        scores, labels, boxes = best[kept], labels[kept], boxes[kept]
+    else:
+        theirs = _post_processed(kind, foreign, pixels)
+        scores, index = scores.max(1) if foreign.exclusive else scores.flatten().topk(len(boxes))
+        labels = index if foreign.exclusive else index % len(foreign.classes)
+        boxes = boxes if foreign.exclusive else boxes[index // len(foreign.classes)]
+    assert len(theirs["scores"]) == len(scores) >= 10
+    assert torch.equal(theirs["labels"].long(), labels)
+    torch.testing.assert_close(theirs["scores"], scores, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(theirs["boxes"], boxes, rtol=1e-4, atol=1e-3)
+
+
+def _suppressed(foreign: Teacher, pixels: Tensor, boxes: Tensor, scores: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What Ultralytics' own suppression leaves, and what torchvision's leaves of ours."""
+    nms = pytest.importorskip("ultralytics.utils.nms")
+    head = foreign.network.model[-1]
+    least = scores.max(1).values.median().item()
+    ending = getattr(head, "end2end", False)
+    head.end2end = False
+    with torch.no_grad():
+        found = nms.non_max_suppression(foreign.network(pixels)[0], least, 0.7, max_det=300)[0]
+    head.end2end = ending
+    best, labels = scores.max(1)
+    kept = torch.where(best > least)[0]
+    kept = kept[batched_nms(boxes[kept], best[kept], labels[kept], 0.7)]
+    return {"boxes": found[:, :4], "scores": found[:, 4], "labels": found[:, 5]}, kept
+
+
+def _post_processed(kind: str, foreign: Teacher, pixels: Tensor) -> dict[str, Tensor]:
+    """What transformers' own image processor makes of the network's outputs."""
+    transformers = pytest.importorskip("transformers")
+    made = transformers.DetrImageProcessor if kind == "detr" else transformers.RTDetrImageProcessor
+    with torch.no_grad():
+        outputs = foreign.network(pixel_values=pixels)
+    return made().post_process_object_detection(outputs, threshold=-1.0, target_sizes=[tuple(pixels.shape[-2:])])[0]
+
+
 class Known(nn.Module):
     """A teacher of one prediction an image."""
 
@@ -148,6 +199,25 @@ def test_soft_labels_match_classes_by_name(architecture: str, exclusive: bool) -
         whole = torch.tensor([[1.0, 9.0, 2.0, 3.0, 0.5], [4.0, 9.0, 5.0, 6.0, 0.5]]).softmax(1)[:, [2, 3, 0]]
         expected = torch.logit(whole) if exclusive else raw
     torch.testing.assert_close(found[:2], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["yolo11", "detr"])
+def test_a_short_training_comes_nearer_to_the_teacher(kind: str, batch) -> None:
+    network, foreign = student("retinanet"), teacher(kind)
+    distiller = Distiller(foreign, network, NAMES, min_box=4, refresh_steps=1)
+    before = {name: value.clone() for name, value in foreign.network.state_dict().items()}
+    optimizer = torch.optim.SGD([*network.parameters(), *distiller.parameters()], 0.02, momentum=0.9)
+    totals = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses = network(*batch)
+        terms = distiller(*batch)
+        (sum(losses.values()) + sum(terms.values())).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        totals.append(float(sum(terms.values())))
+    assert sum(totals[-3:]) < 0.8 * sum(totals[1:4]), totals
+    assert all(torch.equal(value, before[name]) for name, value in foreign.network.state_dict().items())
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -62,6 +62,9 @@ CASES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "mask_rcnn": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", {}, "pkl", False),
     "retina_r50": (R50, {}, "pth", True),
     "retina_r101": ("COCO-Detection/retinanet_R_101_FPN_3x.yaml", {}, "pkl", False),
+    "retina_x101_32x4d": (R50, resnext(32, 4), "pth", True),
+    "retina_x101_64x4d": (R50, resnext(64, 4), "pth", True),
+    "retina_x101_32x8d": (R50, resnext(32, 8), "pkl", False),
     "retina_rgb": (R50, DETECTRON2_RGB, "pth", True),
     "retina_c3": (R50, C3R, "pth", True),
     "retina_anchors": (

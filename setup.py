@@ -44,7 +44,8 @@ class BuildOperators(build_ext):
         sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         try:
-            library = load_build_module().compile_library(Path(self.build_temp).resolve() / "operators")
+            build = load_build_module()
+            library = build.built_library() or build.compile_library(Path(self.build_temp).resolve() / "operators")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(library, target)
         except Exception as error:  # an install never fails for want of a compiler

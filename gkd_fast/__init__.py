@@ -18,10 +18,10 @@ _checkout.add_kernels()
 
 if TYPE_CHECKING:
     from gkd_fast import integrations, methods, ops
-    from gkd_fast.cli.study import study
-    from gkd_fast.cli.train import train
     from gkd_fast.distiller import Distiller
     from gkd_fast.runs.finished import load
+    from gkd_fast.runs.train import train
+    from gkd_fast.study.study import study
 
 __all__ = ["Distiller", "__version__", "integrations", "load", "methods", "ops", "study", "train"]
 

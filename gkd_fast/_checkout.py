@@ -20,5 +20,8 @@ def add_kernels() -> None:
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
-    package.kernels = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package.kernels)
+    assert spec is not None
+    assert spec.loader is not None
+    kernels = sys.modules[name] = importlib.util.module_from_spec(spec)
+    setattr(package, "kernels", kernels)  # noqa: B010 - type checkers know no such attribute
+    spec.loader.exec_module(kernels)

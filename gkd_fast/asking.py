@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Sources:
     def offered(self) -> frozenset[str]:
         """What there is, as `gkd_fast.methods.Setup` names it."""
         if self.detectors is not None:
-            from gkd_fast.detectors.detection import OFFERED
+            from gkd_fast.detectors.settings import OFFERED
 
             return OFFERED[self.detectors[0].stage]
         return frozenset(name for name in ("logits", "anchors") if getattr(self, name) is not None)
@@ -52,10 +53,14 @@ class Sources:
             own: the student's pass, where there are detectors.
         """
         if own is None:
-            anchors = self.anchors and (lambda: self.anchors(step.images, step.student))
-            return {"anchors": anchors, "soft": self.logits and (lambda: self._soft_pairs(step))}
+            anchors, logits = self.anchors, self.logits
+            return {
+                "anchors": anchors and partial(anchors, step.images, step.student),
+                "soft": logits and partial(self._soft_pairs, logits, step),
+            }
         from gkd_fast.detectors.detection import Detection
 
+        assert self.detectors is not None
         detection = Detection(own, *self.detectors)
         return {
             "detection": detection,
@@ -63,9 +68,9 @@ class Sources:
             "soft": lambda: detection.soft_pairs(step.teacher_own),
         }
 
-    def _soft_pairs(self, step: Step) -> SoftPairs:
+    def _soft_pairs(self, logits: Logits, step: Step) -> SoftPairs:
         truth = step.truth
-        student, teacher = self.logits(truth.boxes, truth.image_index, truth.labels)
+        student, teacher = logits(truth.boxes, truth.image_index, truth.labels)
         if student.shape != teacher.shape or len(student) != len(truth.boxes):
             raise ValueError(
                 f"logits: expected [{len(truth.boxes)},K] of both networks, got {list(student.shape)} and "

@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from gkd_fast.data.settings import DataConfig
-from gkd_fast.detectors.detection import OFFERED
-from gkd_fast.detectors.settings import ModelConfig
+from gkd_fast.detectors.settings import OFFERED, ModelConfig
 from gkd_fast.errors import InputError
 from gkd_fast.methods import Method, Settings, check_needs
 from gkd_fast.options import MAIN, changed, check_options, options_of, values_of
 from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
+from gkd_fast.tracking import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimisation of the student; the teacher's own training shares all but its length and rate."""
 
-    epochs: Annotated[int, POSITIVE, MAIN] = 5
+    epochs: Annotated[int, POSITIVE, MAIN] = 4
     """Epochs of the student, alone and distilled."""
-    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 6
+    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 12
     """Epochs of the teacher, where no checkpoint is given."""
     batch_size: Annotated[int, POSITIVE, MAIN] = 8
     """Images a step."""
@@ -87,6 +87,8 @@ class RunConfig:
     """Under torchrun: every process holds its part of the frozen teacher, which may be larger than one device."""
     skip_teacher_check: bool = False
     """Train with a given teacher whatever it reaches on the validation images."""
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Programs that get the metrics as they are written; each is a package of its own (pip install gkd_fast[NAME])."""
     dry_run: Annotated[bool, MAIN] = False
     """Build both networks, train two steps on one drawn image of full size, and print parameters and estimates of
     memory and time; needs no data and writes nothing."""
@@ -134,6 +136,7 @@ def validate(config: Config) -> None:
         raise InputError(f"--data-root: expected the folder of the {data.data} data set, got nothing")
     if data.val_fraction and (data.val_split or data.val_annotations):
         raise InputError(f"--val-fraction: expected none beside images to evaluate on, got {data.val_fraction:g}")
+    check_trackers(run.track)
     if run.amp_dtype == "fp16" and run.amp and run.device == "cpu":
         raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")
 
@@ -152,7 +155,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 # What runs did before these were settings: one that goes on keeps its loss.
-_BEFORE_UNITS = {"feature_units": "published", "box_levels": "own", "background_trust": "none"}
+_BEFORE = {"feature_units": "published", "box_levels": "own", "background_trust": "none", "adapter": "1x1"}
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -164,7 +167,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """
     sections = {}
     if "method" in values.get("distill", {}) or "terms" in values.get("distill", {}):
-        values = {**values, "distill": _BEFORE_UNITS | values["distill"]}
+        values = {**values, "distill": _BEFORE | values["distill"]}
     for name in SECTIONS:
         section, given = getattr(PLAIN, name), values.get(name, {})
         known = {own for option in options_of(type(section)) for own in (option.name, *option.aliases)}

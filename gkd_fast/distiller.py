@@ -54,7 +54,7 @@ class Distiller(nn.Module):
         layers: names of the student's modules whose outputs are its feature maps [N,C,H,W], from the finest on.
         teacher_layers: of the teacher; None: as the student's. As many maps; other channels and sizes are allowed.
         example: images [N,3,H,W] on the networks' device, run once through both.
-        method: NAME[@FACTOR][+...], see `gkd_fast.methods`; None: as the settings say.
+        method: ``NAME[@FACTOR][+...]``, see `gkd_fast.methods`; None: as the settings say.
         boxes: ``xyxy`` in pixels of the batch, or ``cxcywh`` normalised by its sides.
         strides: of the student's maps, in pixels; None: from the sizes of images and maps, in every step.
         stage: ``two_stage`` takes softmax for soft labels, ``one_stage`` sigmoids; in published feature units also the
@@ -210,18 +210,21 @@ class Distiller(nn.Module):
         bank = parallel.from_main(self._generated(find) if parallel.is_main() else None)
         if isinstance(bank, ValueError):
             raise bank
+        assert bank is not None
         self.bank = bank.to(self.device)
         return bank
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the terms, in their order."""
-        return tuple(f"{name}_{part}" for name, method in self.methods.items() for part in method.parts)
+        methods: list[tuple[str, Any]] = list(self.methods.items())
+        return tuple(f"{name}_{part}" for name, method in methods for part in method.parts)
 
     @property
     def omega(self) -> Tensor | None:
         """Robust weights [L,B] of the last step's instances; None without global knowledge."""
-        return self.methods["gkd"].omega if "gkd" in self.methods else None
+        gkd: Any = dict(self.methods).get("gkd")
+        return None if gkd is None else gkd.omega
 
     @property
     def teacher(self) -> nn.Module:
@@ -368,8 +371,12 @@ class Distiller(nn.Module):
 
     def _in_float32(self, step: Step) -> Step:
         """The step for methods that compute in float32, with robust weights where they are asked for."""
-        maps = {name: [f.float() for f in getattr(step, name)] for name in ("student", "teacher", "teacher_own")}
-        step = dataclasses.replace(step, **maps)
+        step = dataclasses.replace(
+            step,
+            student=[feature.float() for feature in step.student],
+            teacher=[feature.float() for feature in step.teacher],
+            teacher_own=[feature.float() for feature in step.teacher_own],
+        )
         if step.units is not None:
             deviations = step.units.deviations
             step = dataclasses.replace(step, teacher=[f / d for f, d in zip(step.teacher, deviations, strict=True)])
@@ -382,15 +389,18 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def _remember(self, step: Step, *columns: Sequence[Any] | Tensor | None) -> None:
         with torch.autocast(step.images.device.type, enabled=False):
-            embedded = [
+            student, teacher = (
                 pool([feature.float() for feature in levels], step.truth, strides, self.settings.negative)
                 for levels, strides in ((step.student, step.strides), (step.teacher_own, step.teacher_strides))
-            ]
+            )
         ids, mirrored = (
             None if column is None else torch.as_tensor(column).to(step.images.device, non_blocking=True)
             for column in columns
         )
-        self.rings.add(*embedded, step.truth, step.strides, images=len(step.images), image_ids=ids, flipped=mirrored)
+        assert self.rings is not None
+        self.rings.add(
+            student, teacher, step.truth, step.strides, images=len(step.images), image_ids=ids, flipped=mirrored
+        )
 
     def _is_due(self) -> bool:
         """Whether the prototypes are to be generated from the last steps now."""

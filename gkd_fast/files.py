@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 
 from gkd_fast import parallel
 from gkd_fast.errors import InputError, RunError
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 _FULL = {errno.ENOSPC: "disk full", errno.EDQUOT: "quota used up", errno.EFBIG: "file size limit reached"}
 
@@ -47,7 +51,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def sync(path: Path) -> None:
     """Have the disk hold a file's content, or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # Windows has no such call for folders, and for files only where they may be written
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -85,13 +92,23 @@ def claimed(folder: Path) -> Iterator[None]:
         file = (folder / ".lock").open("w")
     with file:
         try:
-            # Unlike flock's, this lock is not inherited by loader processes, which may outlive a killed run.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except (BlockingIOError, PermissionError) as error:
             raise RunError(f"{folder}: another process trains there; wait for its end or stop it") from error
         except OSError:  # a file system without locks
             pass
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    if fcntl is not None:
+        # Unlike flock's, this lock is not inherited by loader processes, which may outlive a killed run.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    windows: Any = msvcrt
+    windows.locking(file.fileno(), windows.LK_NBLCK, 1)
 
 
 def _is_refusal(error: BaseException) -> bool:

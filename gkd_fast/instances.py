@@ -87,8 +87,9 @@ def instances_of(
                 f"boxes, labels: expected a tensor for each of the {len(images)} images and no image_index, got "
                 f"{len(boxes)} and {len(labels)}"
             )
-        image_index = image_numbers(labels)
+        image_index = image_numbers(list(labels))
         boxes, labels = torch.cat(list(boxes)), torch.cat(list(labels))
+    assert isinstance(labels, Tensor)  # as boxes are
     device = images.device
     boxes = boxes.as_subclass(Tensor).to(device, torch.float32, non_blocking=True).view(-1, 4)
     labels, image_index = (

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from gkd_fast import parallel
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 Handler = Callable[[int, FrameType | None], None]
 
@@ -37,6 +35,8 @@ class Pending:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.number = number
+        from gkd_fast import parallel  # which imports torch, as training has by now
+
         # Loader processes inherit the handler: a signal to the whole group leaves them to the last step.
         if os.getpid() == self._process and parallel.is_main():
             print(f"{signal.Signals(number).name}: saving after this step; again to end at once", file=sys.stderr)

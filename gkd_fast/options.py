@@ -86,9 +86,13 @@ class Option:
         return f"{self.role.capitalize()}'s {text[:1].lower()}{text[1:]}" if self.role else text
 
 
-@cache
 def options_of(kind: type) -> tuple[Option, ...]:
     """The options of a dataclass and of the dataclasses in it, in order."""
+    return _known_options(kind)
+
+
+@cache
+def _known_options(kind: type) -> tuple[Option, ...]:
     return tuple(_options(kind, (), "", ""))
 
 
@@ -100,7 +104,7 @@ def _options(kind: type, path: tuple[str, ...], group: str, role: str) -> Iterat
         hint = hints[field.name]
         own, marks = _plain(hint), getattr(hint, "__metadata__", ())
         inner = (*path, field.name)
-        if dataclasses.is_dataclass(own):
+        if isinstance(own, type) and dataclasses.is_dataclass(own):
             if PREFIX in marks:
                 yield from _options(own, inner, group, field.name)
             else:
@@ -146,7 +150,7 @@ def check_options(settings: Any) -> None:
         check_ranges(reduce(getattr, owner, settings), flags.__getitem__)
 
 
-def _replaced(settings: T, values: dict[tuple[str, ...], Any]) -> T:
+def _replaced(settings: Any, values: dict[tuple[str, ...], Any]) -> Any:
     own = {path[0]: value for path, value in values.items() if len(path) == 1}
     for field in dict.fromkeys(path[0] for path in values if len(path) > 1):
         inner = {path[1:]: value for path, value in values.items() if path[0] == field}
@@ -211,7 +215,8 @@ def _texts(kind: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for owner in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(definition, ast.ClassDef)
         for line, below in pairwise(definition.body):
-            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(below, ast.Expr):
                 texts[line.target.id] = " ".join(ast.literal_eval(below.value).split())
     return texts

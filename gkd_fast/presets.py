@@ -8,7 +8,7 @@ from typing import Any
 
 from gkd_fast.config import PLAIN, SCENES_DISTILL, Config
 from gkd_fast.errors import InputError
-from gkd_fast.methods.gkd import PUBLISHED
+from gkd_fast.methods.gkd.settings import PUBLISHED
 from gkd_fast.options import changed
 from gkd_fast.recipes import LARGE_MODEL, RECIPES, Preset
 

@@ -115,8 +115,9 @@ def imitation(
     """
     where = instances.boxes, instances.image_index
     if len({feature.shape[1] for feature in student}) == 1:
-        options = {"overlap": overlap, "levels": levels, "trust": trust}
-        return ops.masked_imitation(student, teacher, *where, omega, strides, **options)
+        return ops.masked_imitation(
+            student, teacher, *where, omega, strides, overlap=overlap, levels=levels, trust=trust
+        )
     if levels == "own":
         # A weight of NaN paints nothing: each level by itself takes all boxes.
         level = imitation_level(instances.boxes, len(student), BASE_SIZE)

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
         if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             network = network.module
         elif type(network).__name__ == "OptimizedModule":  # looking the class up would load torch's compiler
-            network = network._orig_mod
+            network = cast(nn.Module, network._orig_mod)
         else:
             return network
 

@@ -17,8 +17,7 @@ from gkd_fast.detectors.conventions import CONVENTIONS
 from gkd_fast.detectors.fixed_size import FixedSizeDetector
 from gkd_fast.detectors.recipe import torchvision_recipe
 from gkd_fast.errors import InputError, RunError
-from gkd_fast.export import detector as exporting
-from gkd_fast.export import differences, writers
+from gkd_fast.export import differences, formats, writers
 from gkd_fast.runs.detector_file import load_detector, save_detector
 
 TINY = {"backbone": "mobilenet_v2", "width": 0.1, "channels": 16, "head": 16, "anchor_size": 12, "proposals": 60}
@@ -197,6 +196,6 @@ def test_unusable_options_are_named(arguments: str, message: str, tmp_path: Path
 
 
 def test_onnx_without_its_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "installed", lambda package: False)
+    monkeypatch.setattr(formats, "installed", lambda package: False)
     with pytest.raises(InputError, match="onnx needs the package onnxscript"):
         export.main(["--checkpoint", "none.pt", "--format", "onnx", "--output", "x.onnx"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -31,6 +33,24 @@ def test_the_public_names_are_there() -> None:
     assert gkd_fast.methods.__name__ == "gkd_fast.methods"
     with pytest.raises(AttributeError, match=r"^module 'gkd_fast' has no attribute 'distil'$"):
         gkd_fast.distil  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "package",
+    [file.parent for file in (ROOT / "gkd_fast").rglob("__init__.py") if "lazily(" in file.read_text()],
+    ids=str,
+)
+def test_names_that_are_loaded_when_used_are_those_that_type_checkers_see(package: Path) -> None:
+    name = ".".join(package.relative_to(ROOT).parts)
+    module = importlib.import_module(name)
+    (checked,) = (node for node in ast.parse((package / "__init__.py").read_text()).body if isinstance(node, ast.If))
+    seen = {alias.name: line.module for line in checked.body for alias in line.names}
+    assert sorted(seen) == sorted(module.__all__)
+    assert set(seen) <= set(dir(module))
+    for own, origin in seen.items():
+        assert getattr(module, own) is getattr(importlib.import_module(origin), own)
+    with pytest.raises(AttributeError, match=rf"^module '{name}' has no attribute 'nothing'$"):
+        module.nothing  # noqa: B018
 
 
 def test_the_package_itself_loads_nothing() -> None:

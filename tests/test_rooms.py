@@ -16,7 +16,7 @@ ROOMS = (
     "cli",
     "inspect",
     "study report",
-    "export predict convert",
+    "export predict convert share",
     "runs",
     "training",
     "presets",
@@ -30,12 +30,13 @@ ROOMS = (
     "detectors data",
     "pyramids",
     "ops",
+    "tracking",
     "kernels options interrupt files instances watching",
-    "ranges parallel ticks overlap _checkout",
+    "ranges parallel ticks overlap _checkout _lazy",
     "errors",
 )
 RANK = {name: number for number, row in enumerate(ROOMS) for name in row.split()}
-ENTRIES = ("__init__", "__main__", "train", "evaluate")
+ENTRIES = ("__init__", "__main__", "train", "evaluate", "push_to_hub")
 
 
 def room(module: tuple[str, ...]) -> str:

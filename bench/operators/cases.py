@@ -217,7 +217,9 @@ def _distill_loss(setting: Setting) -> Case:
     teacher = [setting.fixed(m) for m in make_pyramid(shape, generator)]
     soft = _make_soft_pairs(setting, instances, bank, generator)
     covered = covered_bytes(shape, dtype, boxes, image_index)
-    settings = {"stage": "two_stage", "kappa": 1.0}
+    options = {"stage": "two_stage", "kappa": 1.0}
+    # Where the published loop has its own rule, the published one: it can't compute the other.
+    settings = Settings(box_levels="own", background_trust="none")
     return Case(
         op="distill_loss",
         detail=f"{_pyramid_text(shape)}, {shape.instances} boxes, {shape.prototypes} prototypes",
@@ -233,8 +235,8 @@ def _distill_loss(setting: Setting) -> Case:
             instances,
             soft,
             bank,
-            Settings(),
-            **settings,
+            settings,
+            **options,
         ),
         # Pooling reads the covered cells of two pyramids and writes the student's gradient; imitation reads
         # two pyramids, again in the backward pass, and writes the gradient of the adapted maps.

@@ -11,14 +11,9 @@ from typing import Annotated, Literal
 import tyro
 
 from gkd_fast.cli.parsing import parse
-from gkd_fast.convert import Source, convert_file, reached
 from gkd_fast.data.settings import DataConfig
-from gkd_fast.detectors.conventions import TORCHVISION
-from gkd_fast.detectors.settings import AP
-from gkd_fast.predict import predict_images
-from gkd_fast.predict.prediction import find_images
+from gkd_fast.detectors.settings import AP, check_checkpoint
 from gkd_fast.ranges import FRACTION, POSITIVE
-from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Turn a Faster R-CNN, a Mask R-CNN (without its masks) or a RetinaNet of mmdet (2.x, 3.x), detectron2
 or torchvision, ResNet or ResNeXt with FPN, into a checkpoint of this program, for --teacher-checkpoint. What it is is
@@ -86,6 +81,10 @@ class ConvertConfig:
 def main(arguments: Sequence[str]) -> None:
     """Parse, convert, write."""
     options = parse(arguments, "convert", _DESCRIPTION, ConvertConfig(checkpoint=tyro.MISSING, output=tyro.MISSING))
+    check_checkpoint(options.checkpoint)
+    from gkd_fast.convert import Source, convert_file
+    from gkd_fast.detectors.conventions import TORCHVISION
+
     source = Source(
         library=options.source,
         architecture=options.architecture,
@@ -114,6 +113,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _verify(options: ConvertConfig) -> None:
     """Draw what the converted detector finds, and print what it reaches."""
+    from gkd_fast.convert import reached
+    from gkd_fast.predict import predict_images
+    from gkd_fast.predict.files import find_images
+    from gkd_fast.training.precision import resolve_device
+
     device = resolve_device(options.device)
     if options.verify is not None:
         folder, images = options.output.with_suffix(""), find_images([options.verify])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gkd_fast.cli.parsing import parse
 from gkd_fast.errors import InputError
-from gkd_fast.export.detector import Format, export_detector
+from gkd_fast.export.formats import Format, check_request
 
 _DESCRIPTION = """Write a trained detector as plain torchvision weights, as a torch.export program or as ONNX, and
 compare its detections to the original's on a sample image; the command fails where they differ."""
@@ -37,6 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.checkpoint is None or options.output is None:
         missing = "--checkpoint" if options.checkpoint is None else "--output"
         raise InputError(f"{missing}: expected a file, got nothing; --help shows all options")
+    check_request(options.checkpoint, options.output, options.format, options.size)
+    from gkd_fast.export import export_detector
+
     done = export_detector(options.checkpoint, options.output, options.format, size=options.size, image=options.image)
     print(f"{options.output}: {options.format}, classes {', '.join(done.classes)}")
     if done.detections is None:

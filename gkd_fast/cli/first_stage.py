@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
 from gkd_fast.errors import InputError
 from gkd_fast.ranges import option_name
@@ -17,7 +18,7 @@ _ALONE = {"resume": "on", "compile": "on"}
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """Complain about a value that is missing."""
         raise InputError(f"{message.removeprefix('argument ')}; --help shows the options")
 

@@ -12,15 +12,10 @@ from gkd_fast.cli.parsing import given_options, parse
 from gkd_fast.config import Config
 from gkd_fast.data.settings import DataConfig
 from gkd_fast.errors import InputError
-from gkd_fast.files import replacing
-from gkd_fast.inspect.boxes import class_table
-from gkd_fast.inspect.inspection import inspect_data
-from gkd_fast.inspect.page import page
-from gkd_fast.inspect.remarks import anchor_line, remarks
 from gkd_fast.options import MAIN, changed, values_of
 from gkd_fast.presets import starting_point
 from gkd_fast.ranges import POSITIVE
-from gkd_fast.runs.choice import lines
+from gkd_fast.runs.start import check_files
 
 _DESCRIPTION = """Read a data set as training would, print what is in it and the settings that training would choose,
 and write one self-contained HTML page: class counts, box sizes and shapes against the anchors, drawn examples of every
@@ -51,6 +46,14 @@ def main(arguments: Sequence[str]) -> None:
     options, config = read(arguments)
     if not options.output.parent.is_dir():
         raise InputError(f"--output: expected a file in a folder that exists, got {options.output}")
+    check_files(config)
+    from gkd_fast.files import replacing
+    from gkd_fast.inspect.boxes import class_table
+    from gkd_fast.inspect.inspection import inspect_data
+    from gkd_fast.inspect.page import page
+    from gkd_fast.inspect.remarks import anchor_line, remarks
+    from gkd_fast.runs.choice import lines
+
     inspection = inspect_data(config, given_options(arguments, InspectConfig))
     print("\n".join(class_table(inspection.facts)))
     if inspection.choices:

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "a trained detector as torchvision weights, torch.export or ONNX",
     "convert": "a detector of mmdet or detectron2 as a teacher",
     "report": "one page about finished runs",
+    "push-to-hub": "a detector as safetensors with a model card, onto a hub if asked",
 }
 
 
@@ -46,7 +47,7 @@ def run(name: str, arguments: Sequence[str] | None = None) -> None:
     limit_spinning(os.environ)
     from gkd_fast.runs.exits import run_command  # takes torch along, which the list of commands can do without
 
-    run_command(import_module(f"gkd_fast.cli.{name}").main, arguments)
+    run_command(import_module(f"gkd_fast.cli.{name.replace('-', '_')}").main, arguments)
 
 
 def _overview() -> str:

@@ -90,7 +90,7 @@ def _parsed(
     values = values_of(start)
     made = {title: _flat(title, members, values, with_aliases) for title, members in groups.items()}
     outer = made.pop("")
-    kind = make_dataclass("Options", [(title, type(group)) for title, group in made.items()], bases=(type(outer),))
+    kind: Any = make_dataclass("Options", [(title, type(group)) for title, group in made.items()], bases=(type(outer),))
     kind.__doc__ = ""
     found = tyro.cli(
         Annotated[kind, tyro.conf.OmitArgPrefixes],

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import tyro
 
 from gkd_fast.cli.parsing import parse
+from gkd_fast.detectors.settings import check_checkpoint
 from gkd_fast.errors import InputError
-from gkd_fast.predict import predict_images
+from gkd_fast.predict.files import find_images
 from gkd_fast.ranges import FRACTION, POSITIVE
-from gkd_fast.training.precision import resolve_device
 
 _DESCRIPTION = """Find objects in images with a trained detector. OUTPUT/predictions.json holds all boxes, in pixels of
 the original images; beside it lie the images with the boxes drawn."""
@@ -46,9 +46,14 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(arguments, "predict", _DESCRIPTION, PredictConfig())
     if options.checkpoint is None:
         raise InputError("--checkpoint: expected a detector's file, got nothing; --help shows all options")
+    images = find_images(options.images)
+    check_checkpoint(options.checkpoint)
+    from gkd_fast.predict import predict_images
+    from gkd_fast.training.precision import resolve_device
+
     records = predict_images(
         options.checkpoint,
-        options.images,
+        images,
         options.output,
         score=options.score,
         drawn=options.draw,
@@ -56,5 +61,4 @@ def main(arguments: Sequence[str]) -> None:
         long_side=options.long_side,
         device=resolve_device(options.device),
     )
-    boxes, images = len(records["annotations"]), len(records["images"])
-    print(f"{boxes} boxes in {images} images: {options.output / 'predictions.json'}")
+    print(f"{len(records['annotations'])} boxes in {len(images)} images: {options.output / 'predictions.json'}")

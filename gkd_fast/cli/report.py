@@ -11,11 +11,8 @@ import tyro
 
 from gkd_fast.cli.parsing import parse
 from gkd_fast.errors import InputError
-from gkd_fast.files import replacing
 from gkd_fast.ranges import FRACTION, POSITIVE
-from gkd_fast.report.page import page
 from gkd_fast.report.runs import read_runs
-from gkd_fast.report.tensorboard import write_events
 
 _DESCRIPTION = """Write one self-contained HTML page about finished runs: average precision, training curves, and of
 every run the prototypes, the instances trusted most and least, and detections with and without distillation."""
@@ -47,6 +44,10 @@ def main(arguments: Sequence[str]) -> None:
     if not options.output.parent.is_dir():
         raise InputError(f"--output: expected a file in a folder that exists, got {options.output}")
     runs = read_runs(list(options.runs))
+    from gkd_fast.files import replacing
+    from gkd_fast.report.page import page
+    from gkd_fast.report.tensorboard import write_events
+
     if options.tensorboard:
         write_events(runs, options.tensorboard)
         print(f"TensorBoard events: {options.tensorboard}")

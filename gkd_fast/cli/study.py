@@ -11,28 +11,13 @@ from gkd_fast.cli.first_stage import first_stage
 from gkd_fast.cli.parsing import given_options, parse
 from gkd_fast.config import Config
 from gkd_fast.errors import InputError
-from gkd_fast.runs.data import Images
-from gkd_fast.runs.train import FIRST
-from gkd_fast.study.sets import markdown as sets_markdown
-from gkd_fast.study.sets import run_sets
-from gkd_fast.study.study import (
-    INSTEAD,
-    StudyConfig,
-    run_study,
-    settled,
-    study,
-    study_folder,
-    study_start,
-    validate_study,
-)
-from gkd_fast.study.tables import markdown
+from gkd_fast.runs.start import FIRST, check_files
+from gkd_fast.study.settings import INSTEAD, StudyConfig, study_start, validate_study
 
 _DESCRIPTION = """Train a student by each method and seed, and as long without distillation, all with one teacher;
 write means, 95 % confidence intervals and paired differences to study.json and study.md. All options of
 gkd-fast train hold for every student. --set "NAME OPTIONS", once for each of several data sets, runs a study of each
 in OUTPUT/NAME, with OPTIONS in addition to the others, and ends in one table of all sets (sets.md)."""
-
-__all__ = ["main", "study"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,21 +25,34 @@ def main(arguments: Sequence[str]) -> None:
     sets, arguments = _sets(arguments)
     if sets:
         output = _output(arguments)
-        studies = {name: _settings([*arguments, *own, f"--output={output / name}"]) for name, own in sets.items()}
-        print(sets_markdown(run_sets(studies, output)))
+        _run_sets({name: [*arguments, *own, f"--output={output / name}"] for name, own in sets.items()}, output)
         return
-    settings, images = _settings(arguments)
+    settings = _settings(arguments)
+    from gkd_fast.study.study import run_study, settled, study_folder
+    from gkd_fast.study.tables import markdown
+
+    settings, images = settled(settings, given_options(arguments, Config))
     print(markdown(run_study(settings, study_folder(settings), images)))
 
 
-def _settings(arguments: Sequence[str]) -> tuple[StudyConfig, Images]:
+def _run_sets(sets: dict[str, list[str]], output: Path) -> None:
+    checked = {name: _settings(arguments) for name, arguments in sets.items()}
+    from gkd_fast.study.sets import markdown, run_sets
+    from gkd_fast.study.study import settled
+
+    studies = {name: settled(own, given_options(sets[name], Config)) for name, own in checked.items()}
+    print(markdown(run_sets(studies, output)))
+
+
+def _settings(arguments: Sequence[str]) -> StudyConfig:
     first, arguments = first_stage(arguments, *FIRST, "compile", *INSTEAD)
     for name, instead in INSTEAD.items():
         if getattr(first, name) is not None:
             raise InputError(f"--{name}: expected --{instead}, which a study has in its place")
     start = study_start(vars(first))
-    settings = validate_study(parse(arguments, "study", _DESCRIPTION, start, without=INSTEAD))
-    return settled(settings, given_options(arguments, Config))
+    study = validate_study(parse(arguments, "study", _DESCRIPTION, start, without=INSTEAD))
+    check_files(study.config)
+    return study
 
 
 def _sets(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:

@@ -157,6 +157,10 @@ def read_python(text: str, origin: str, folder: Path | None = None, above: tuple
     return _merged(base, names)
 
 
+def _is_base(statement: ast.Assign) -> bool:
+    return isinstance(statement.targets[0], ast.Name) and statement.targets[0].id == "_base_"
+
+
 def read_python_file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The same of a file, whose base files lie where it says.
 
@@ -173,8 +177,7 @@ def read_python_file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]
 
 
 def _bases(statements: list[ast.stmt], origin: str, folder: Path | None, above: tuple[Path, ...]) -> dict[str, Any]:
-    assigned = [s for s in statements if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
-    found = next((_value(s.value, {}) for s in assigned if s.targets[0].id == "_base_"), [])
+    found: Any = next((_value(s.value, {}) for s in statements if isinstance(s, ast.Assign) and _is_base(s)), [])
     values: dict[str, Any] = {}
     for name in [found] if isinstance(found, (str, Unread)) else found:
         path = (folder or Path()) / str(name)
@@ -321,7 +324,11 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which also knows detectron2's tags: tuples, and expressions as `Unread`."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
+def _tuple(loader: yaml.SafeLoader, node: Any) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, _kind, node: _expression(_source(node)))
 
 

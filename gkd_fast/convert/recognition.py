@@ -13,6 +13,7 @@ from torch import Tensor
 from gkd_fast.errors import InputError
 
 Library = Literal["mmdet", "detectron2", "torchvision"]
+Detector = Literal["faster_rcnn", "retinanet"]
 SUPPORTED = "expected a Faster R-CNN, a Mask R-CNN (without its masks) or a RetinaNet on a ResNet or ResNeXt with FPN"
 
 _ROOTS = re.compile(r"(?<![\w])(backbone|neck|rpn_head|roi_head|bbox_head|proposal_generator|roi_heads|rpn|head)\.")
@@ -85,7 +86,7 @@ class Recognised:
     """
 
     library: Library
-    detector: Literal["faster_rcnn", "retinanet"]
+    detector: Detector
     backbone: str
     state: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -131,7 +132,8 @@ def recognise(state: dict[str, Tensor], prefix: str, origin: str) -> Recognised:
     towers = {match[1] for name in names if (match := heads.match(name))}
     if len(towers) not in (0, 4):
         raise InputError(f"{origin}: a RetinaNet with {len(towers)} convolutions in its heads, not 4; {SUPPORTED}")
-    detector = "retinanet" if any(name.startswith(("bbox_head.", "head.")) for name in state) else "faster_rcnn"
+    one_stage = any(name.startswith(("bbox_head.", "head.")) for name in state)
+    detector: Detector = "retinanet" if one_stage else "faster_rcnn"
     return Recognised(library, detector, _backbone(state, library, origin), state, tuple(notes))
 
 
@@ -199,8 +201,8 @@ _MIDDLE = {
     "detectron2": "backbone.bottom_up.res2.0.conv2.weight",
     "torchvision": "backbone.body.layer1.0.conv2.weight",
 }
-_DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-_SHALLOW = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
+_DEPTHS: dict[tuple[int, ...], int] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+_SHALLOW: dict[tuple[int, ...], int] = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
 _WIDE = {
     (1, 128): "wide_resnet{}_2",
     (32, 4): "resnext{}_32x4d",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def _statistics(state: dict[str, Tensor], conventions: Conventions) -> dict[str,
     return found
 
 
-def _anchors(state: dict[str, Tensor], origin: str) -> dict[str, tuple]:
+def _anchors(state: dict[str, Tensor], origin: str) -> dict[str, tuple[Any, ...]]:
     """Sizes and ratios of the anchors that are stored as corners [A,4] of each level, size by size."""
     cells = {
         int(match[1]): value.double()
@@ -98,6 +99,6 @@ def _distinct(sizes: Tensor) -> int:
     return 1 + int(((sizes[1:] / sizes[:-1] - 1).abs() > 10 * _NEAR).sum())
 
 
-def _same(known: tuple, value: tuple) -> bool:
+def _same(known: tuple[Any, ...], value: tuple[Any, ...]) -> bool:
     one, other = (torch.tensor(numbers, dtype=torch.float64) for numbers in (known, value))
     return one.shape == other.shape and bool(((one - other).abs() <= _NEAR * other.abs().clamp(min=1)).all())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Reached:
         stated: AP in the checkpoint, as a fraction; None: none.
     """
 
-    figures: dict
+    figures: dict[str, Any]
     images: int
     stated: float | None
 

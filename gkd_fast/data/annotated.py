@@ -28,7 +28,7 @@ class Detectable(Protocol):
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]: ...
 
-    def ground_truth(self) -> dict: ...
+    def ground_truth(self) -> dict[str, Any]: ...
 
 
 def make_target(boxes: np.ndarray, labels: np.ndarray, *, image_id: int, size: tuple[int, int]) -> Target:
@@ -46,7 +46,7 @@ def coco_ground_truth(
     classes: Sequence[str],
     images: Iterable[tuple[int, tuple[int, int], str]],
     annotations: Iterable[tuple[np.ndarray, ...]],
-) -> dict:
+) -> dict[str, Any]:
     """Ground truth in COCO format, annotation ids from 1 (the COCO evaluation takes id 0 for "unmatched").
 
     Args:
@@ -55,7 +55,8 @@ def coco_ground_truth(
         annotations: for each image (boxes [B,4] XYXY, labels [B]) or (boxes, labels, crowd bool [B], area [B]);
             without `area` it is that of the box.
     """
-    image_list, annotation_list = [], []
+    image_list: list[dict[str, Any]] = []
+    annotation_list: list[dict[str, Any]] = []
     for (image_id, (height, width), name), (boxes, labels, *rest) in zip(images, annotations, strict=True):
         image_list.append({"id": image_id, "width": width, "height": height, "file_name": name})
         extent = boxes[:, 2:] - boxes[:, :2]
@@ -149,7 +150,7 @@ class AnnotatedImages:
         target = make_target(record.boxes[keep], record.labels[keep], image_id=record.image_id, size=record.size)
         return image, target
 
-    def ground_truth(self) -> dict:
+    def ground_truth(self) -> dict[str, Any]:
         """All annotations in COCO format; ignored boxes carry `iscrowd` 1."""
         return coco_ground_truth(
             self.classes,

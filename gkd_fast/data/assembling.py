@@ -46,7 +46,7 @@ def assemble(
     _refuse_shared_images(entries, findings)
     facts = look_at_images([entry.path for entry in entries]) if facts is None else facts
     levels = _common_levels(entries, facts, levels, findings)
-    records = []
+    records: list[Record] = []
     for entry, own in zip(entries, facts, strict=True):
         if own.fault:
             findings.fault("images that cannot be read", f"{entry.path}: {own.fault}")

@@ -24,6 +24,9 @@ from gkd_fast.data.listing import Entry, Listing
 from gkd_fast.data.places import ImagePlaces, subfolders, visible
 from gkd_fast.errors import InputError
 
+Item = dict[str, Any]
+"""An image, an annotation or a category as the file has it."""
+
 _KEYS = ("images", "annotations", "categories")
 # Files of COCO that speak of the same images in other ways.
 _OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -96,9 +99,7 @@ def read(path: Path, folders: Sequence[Path], root: Path, findings: Findings) ->
     return listing(_read_json(path), path, folders, root, findings)
 
 
-def listing(
-    content: dict[str, Any], path: Path | str, folders: Sequence[Path], root: Path, findings: Findings
-) -> Listing:
+def listing(content: Item, path: Path | str, folders: Sequence[Path], root: Path, findings: Findings) -> Listing:
     """The listing of the content of an annotation file; `path` names it in messages. Else as `read`."""
     try:
         annotations = content["annotations"]
@@ -125,7 +126,7 @@ def listing(
     return Listing(names, entries, str(path))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Item:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -142,7 +143,7 @@ def _key(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _categories(items: list[dict], used: Counter[str], path: Path | str, findings: Findings) -> dict[str, str]:
+def _categories(items: list[Item], used: Counter[str], path: Path | str, findings: Findings) -> dict[str, str]:
     """The names of the classes by their key, in the order of the ids."""
     above = {str(item.get("supercategory")) for item in items}
     found: dict[str, str] = {}
@@ -165,15 +166,15 @@ def _categories(items: list[dict], used: Counter[str], path: Path | str, finding
     return found
 
 
-def _by_id(item: dict) -> tuple[int, float, str]:
+def _by_id(item: Item) -> tuple[int, float, str]:
     try:
         return 0, float(item["id"]), ""
     except ValueError:
         return 1, 0.0, str(item["id"])
 
 
-def _images(items: list[dict], path: Path | str, findings: Findings) -> dict[str, dict]:
-    found: dict[str, dict] = {}
+def _images(items: list[Item], path: Path | str, findings: Findings) -> dict[str, Item]:
+    found: dict[str, Item] = {}
     ids: dict[str, str] = {}
     for item in items:
         key, name = _key(item["id"]), str(item["file_name"])
@@ -188,9 +189,13 @@ def _images(items: list[dict], path: Path | str, findings: Findings) -> dict[str
 
 
 def _by_image(
-    annotations: list[dict], images: dict[str, dict], categories: dict[str, str], path: Path | str, findings: Findings
-) -> defaultdict[str, list[dict]]:
-    grouped: defaultdict[str, list[dict]] = defaultdict(list)
+    annotations: list[Item],
+    images: dict[str, Item],
+    categories: dict[str, str],
+    path: Path | str,
+    findings: Findings,
+) -> defaultdict[str, list[Item]]:
+    grouped: defaultdict[str, list[Item]] = defaultdict(list)
     for item in annotations:
         image, category = _key(item["image_id"]), _key(item["category_id"])
         if image not in images:
@@ -206,7 +211,12 @@ def _by_image(
 
 
 def _entry(
-    image: dict, path: Path, annotations: list[dict], position: dict[str, int], source: Path | str, findings: Findings
+    image: Item,
+    path: Path,
+    annotations: list[Item],
+    position: dict[str, int],
+    source: Path | str,
+    findings: Findings,
 ) -> Entry:
     bboxes, kept = [], []
     for item in annotations:
@@ -230,7 +240,7 @@ def _entry(
     )
 
 
-def _bbox(item: dict, image: dict, source: Path | str, findings: Findings) -> list[float]:
+def _bbox(item: Item, image: Item, source: Path | str, findings: Findings) -> list[float]:
     """x, y, width, height of an annotation, if need be those of its segmentation."""
     bbox = item.get("bbox")
     if bbox is None or len(bbox) == 0:
@@ -247,7 +257,7 @@ def _bbox(item: dict, image: dict, source: Path | str, findings: Findings) -> li
         raise ValueError(f"bbox: expected four numbers, got {bbox!r}") from error
 
 
-def _around(segmentation: Any, image: dict) -> list[float]:
+def _around(segmentation: Any, image: Item) -> list[float]:
     """The box of polygons [[x, y, x, y, ...], ...] or of a run-length code."""
     if isinstance(segmentation, dict):
         height, width = segmentation["size"]

@@ -47,7 +47,7 @@ def look_at_images(paths: Sequence[Path]) -> list[ImageFacts]:
         for memory in known.values():
             memory.write()
         parallel.barrier()
-    return facts
+    return [found for found in facts if found is not None]
 
 
 def _key(path: Path) -> Key | None:

@@ -20,9 +20,6 @@ from PIL import ExifTags, Image, ImageOps
 
 from gkd_fast.errors import InputError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
-"""Names of image files end in one of these, in small or capital letters."""
-
 _DEEP = ("I;16", "I", "F")
 _DEEP_COLOUR = "RGB;16"
 # Values of a 16-bit colour image below this are all but black in 8 bits: the file holds fewer bits than it says.
@@ -50,11 +47,6 @@ class ImageFacts:
     def upright_size(self) -> tuple[int, int]:
         """(height, width) once turned as the EXIF data say."""
         return self.size[::-1] if self.orientation >= 5 else self.size
-
-
-def is_image(path: Path) -> bool:
-    """Whether a name is an image's; hidden files are not."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def look_at(path: Path | BytesIO) -> ImageFacts:

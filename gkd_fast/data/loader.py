@@ -1,6 +1,7 @@
 """Batches in an order that can be resumed in the middle of an epoch."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,8 +52,7 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         if not self.shuffle:
             return iter(self._own(range(self.start, self.length)))
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        order = order.tolist()
+        order: list[int] = np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist()
         if self.groups is not None:
             order = _grouped(order, self.groups, self.batch_size)
         return iter(self._own(order[self.start :]))
@@ -88,7 +88,7 @@ def build_loader(
     groups: Sequence[int] | None = None,
     prefetch: int = 2,
     share: tuple[int, int] = (0, 1),
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Batches (images: list of uint8 [3,H,W], targets: list of dict) in the order of an `EpochSampler`.
 
     Call `loader.sampler.set_epoch(e)` and `dataset.set_epoch(e)` before each epoch. Tensors of a batch are plain

@@ -4,7 +4,7 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from gkd_fast.data.annotated import Detectable, Target
 from gkd_fast.data.transforms import horizontal_flip, resize, resized_size
 
 
-class PreparedDataset(Dataset):
+class PreparedDataset(Dataset[Any]):
     """Samples of `dataset`, resized and flipped; boxes in pixels of the resized image.
 
     Whether a sample is flipped depends on (`seed`, epoch, index) alone, so it is the same in any worker, in any
@@ -52,7 +52,7 @@ class PreparedDataset(Dataset):
         self.dataset, self.short_side, self.long_side = dataset, short_side, long_side
         self.flip, self.seed = flip, seed
         self._cache: dict[int, tuple[tv_tensors.Image, Target]] | None = {} if cache else None
-        self._truth: dict | None = None
+        self._truth: dict[str, Any] | None = None
         # In shared memory, so that persistent loader workers see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -95,7 +95,7 @@ class PreparedDataset(Dataset):
         sides = {"short_side": self.short_side, "long_side": self.long_side}
         return [resized_size((image["height"], image["width"]), **sides) for image in self.ground_truth()["images"]]
 
-    def ground_truth(self) -> dict:
+    def ground_truth(self) -> dict[str, Any]:
         """Annotations in COCO format, in pixels of the original images."""
         if self._truth is None:
             self._truth = self.dataset.ground_truth()

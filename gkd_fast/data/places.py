@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gkd_fast.data.findings import Findings
-from gkd_fast.data.images import is_image
+from gkd_fast.data.suffixes import is_image
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -73,7 +73,7 @@ class ImagePlaces:
                 return path
         return self._elsewhere(self._by_stem.get(stem.lower(), ()), stem, source)
 
-    def _elsewhere(self, found: Sequence[Path], name: str, source: Path) -> Path | None:
+    def _elsewhere(self, found: Sequence[Path], name: str, source: Path | str) -> Path | None:
         if len(found) == 1:
             self.findings.note("images found in another folder or spelling", found[0])
             return found[0]

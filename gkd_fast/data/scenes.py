@@ -8,6 +8,7 @@ can be compared across conditions.
 import operator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Scenes:
         target["condition"] = torch.from_numpy(conditions)
         return tv_tensors.Image(torch.from_numpy(image)), target
 
-    def ground_truth(self) -> dict:
+    def ground_truth(self) -> dict[str, Any]:
         """Annotations of all scenes in COCO format; only outlines are computed, nothing is painted."""
         images, annotations = [], []
         for index in range(self.count):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gkd_fast.errors import InputError
 from gkd_fast.options import MAIN
 from gkd_fast.ranges import FRACTION, NOT_NEGATIVE, POSITIVE
 
@@ -47,6 +48,11 @@ class DataConfig:
     """Upper limit for the long side after resizing, in pixels."""
     flip: Annotated[float, FRACTION] = 0.5
     """Probability of a horizontal flip in training."""
+    teacher_noise: Literal["none", "blur", "occlusion", "swap"] = "none"
+    """Damage planted in what the teacher sees of some training instances while it distils, to test whether the robust
+    weights find it: blurred, half covered, or showing an instance of another class. The student sees all as it is."""
+    teacher_noise_share: Annotated[float, FRACTION] = 0.1
+    """Part of the instances that is damaged."""
     cache: bool = True
     """Keep resized images in memory as uint8 (3 bytes a pixel)."""
     workers: Annotated[int, NOT_NEGATIVE] = 0
@@ -60,3 +66,13 @@ class DataConfig:
     """Number of training images of the scenes data set."""
     scenes_val: Annotated[int, POSITIVE] = 160
     """Number of validation images of the scenes data set."""
+
+
+def check_root(root: Path) -> None:
+    """Check that a data set's folder is there.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not root.exists():
+        raise InputError(f"{root}: expected a folder, found nothing")

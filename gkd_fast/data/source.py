@@ -14,6 +14,7 @@ from gkd_fast.data.assembling import assemble
 from gkd_fast.data.findings import Findings
 from gkd_fast.data.layout import Layout, Reader, choose_splits
 from gkd_fast.data.listing import joined
+from gkd_fast.data.settings import check_root
 from gkd_fast.errors import InputError
 
 FORMATS = {"coco": coco.find, "yolo": yolo.find, "voc": voc.find}
@@ -33,8 +34,7 @@ def recognise(root: Path, data: str = "auto") -> Layout:
     Raises:
         InputError: for a folder that is none, or in no format known.
     """
-    if not root.exists():
-        raise InputError(f"{root}: expected a folder, found nothing")
+    check_root(root)
     for kind in FORMATS if data == "auto" else (data,):
         if layout := FORMATS[kind](root):
             return layout
@@ -160,7 +160,8 @@ def locate(
     if val_fraction and val_split:
         raise InputError("--val-fraction: expected --val-split or this, got both")
     used = {*found[0].split("+"), *chosen_val.split("+")}
-    val = _single(val_annotations, val_images) if val_annotations else _reader(layout, chosen_val)
+    split = _reader(layout, chosen_val) if chosen_val else None
+    val = _single(val_annotations, val_images) if val_annotations else split
     return Source(
         what=f"{layout.what}, {root}",
         train=_reader(layout, found[0]),
@@ -194,10 +195,8 @@ def open_dataset(
     return source._read(source.train, classes, 0)
 
 
-def _reader(layout: Layout, names: str) -> Reader | None:
+def _reader(layout: Layout, names: str) -> Reader:
     """One reader of the splits joined by "+"."""
-    if not names:
-        return None
     readers = [_one(layout, name.strip()) for name in names.split("+")]
     return lambda findings: joined([reader(findings) for reader in readers])
 

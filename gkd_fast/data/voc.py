@@ -19,10 +19,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from gkd_fast.data.findings import Findings
-from gkd_fast.data.images import is_image
 from gkd_fast.data.layout import Layout, Reader
 from gkd_fast.data.listing import Entry, Listing
 from gkd_fast.data.places import ImagePlaces, subfolders, visible
+from gkd_fast.data.suffixes import is_image
 from gkd_fast.data.text import decoded, read_lines
 from gkd_fast.errors import InputError
 
@@ -161,7 +161,7 @@ class _Annotation:
 def _parse(path: Path, findings: Findings) -> _Annotation:
     try:
         tree = _tree(path)
-        size = tuple(int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
+        height, width = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
     except (OSError, ValueError, InputError) as error:
         text = str(error) if isinstance(error, InputError) else f"{path}: expected whole numbers as size ({error})"
         findings.fault("annotations that cannot be read", text)
@@ -174,7 +174,9 @@ def _parse(path: Path, findings: Findings) -> _Annotation:
             findings.fault("objects that cannot be read", f"{path}: object {number}: {error}")
     _refuse_normalised(path, items, findings)
     # Some tools write 0 x 0 for a size they do not know; the image's own header then decides.
-    return _Annotation(path, size if min(size) > 0 else None, tree.findtext("filename") or "", items)
+    return _Annotation(
+        path, (height, width) if min(height, width) > 0 else None, tree.findtext("filename") or "", items
+    )
 
 
 def _tree(path: Path) -> ElementTree.Element:

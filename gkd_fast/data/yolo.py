@@ -16,10 +16,10 @@ import numpy as np
 import yaml
 
 from gkd_fast.data.findings import Findings
-from gkd_fast.data.images import is_image
 from gkd_fast.data.layout import Layout, Reader
 from gkd_fast.data.listing import Entry, Listing
 from gkd_fast.data.places import subfolders, visible, walk
+from gkd_fast.data.suffixes import is_image
 from gkd_fast.data.text import read_lines, read_text
 from gkd_fast.errors import InputError
 
@@ -275,8 +275,8 @@ def _corners(words: Sequence[str]) -> list[float]:
     if len(values) > 4:
         x, y = values[::2], values[1::2]
         return [min(x), min(y), max(x), max(y)]
-    x, y, width, height = values
-    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    across, down, width, height = values
+    return [across - width / 2, down - height / 2, across + width / 2, down + height / 2]
 
 
 def _uncertainty(words: Sequence[str]) -> float:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from typing import TYPE_CHECKING
 
-from gkd_fast.detectors.base import StudentPass, plain_targets
-from gkd_fast.detectors.build import DetectorSpec, build_detector, detector_from_weights, specs
-from gkd_fast.detectors.detection import Detection, DetectorAdapter
-from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
-from gkd_fast.detectors.retinanet import RetinaNetAdapter
+from gkd_fast._lazy import lazily
 
-
-def adapt(model: FasterRCNN | RetinaNet) -> DetectorAdapter:
-    """The adapter that fits a torchvision detector.
-
-    Raises:
-        TypeError: for any other model.
-    """
-    if isinstance(model, FasterRCNN):
-        return FasterRCNNAdapter(model)
-    if isinstance(model, RetinaNet):
-        return RetinaNetAdapter(model)
-    raise TypeError(f"detector: expected torchvision's FasterRCNN or RetinaNet, got {type(model).__name__}")
-
+if TYPE_CHECKING:
+    from gkd_fast.detectors.base import StudentPass, plain_targets
+    from gkd_fast.detectors.build import DetectorSpec, build_detector, detector_from_weights, specs
+    from gkd_fast.detectors.detection import Detection, DetectorAdapter, adapt
+    from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
+    from gkd_fast.detectors.retinanet import RetinaNetAdapter
 
 __all__ = [
     "Detection",
@@ -37,3 +26,14 @@ __all__ = [
     "plain_targets",
     "specs",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "base": "StudentPass plain_targets",
+        "build": "DetectorSpec build_detector detector_from_weights specs",
+        "detection": "Detection DetectorAdapter adapt",
+        "faster_rcnn": "FasterRCNNAdapter",
+        "retinanet": "RetinaNetAdapter",
+    },
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torchvision
@@ -123,7 +124,7 @@ def _classifier(name: str, *, width: float, weights: str) -> nn.Module:
         raise InputError(f"weights {weights} of {name}: expected a download or a cached file; {error}") from error
 
 
-def _body(model: nn.Module) -> nn.Module:
+def _body(model: Any) -> nn.Module:
     for attribute in ("features", "layers"):
         if isinstance(getattr(model, attribute, None), nn.Sequential):
             return getattr(model, attribute)

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
@@ -37,7 +38,9 @@ class StudentPass:
     soft: dict[str, Any]
 
 
-def normalised_batch(model: nn.Module, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
+def normalised_batch(
+    model: FasterRCNN | RetinaNet, images: list[Tensor], size: tuple[int, int] | None = None
+) -> ImageList:
     """uint8 images [3,H,W] -> one normalised, padded float32 batch in channels_last, as the detector's own transform.
 
     Args:
@@ -49,7 +52,8 @@ def normalised_batch(model: nn.Module, images: list[Tensor], size: tuple[int, in
     sizes = [tuple(image.shape[-2:]) for image in images]
     if size is None:
         multiple = transform.size_divisible
-        size = tuple(-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
+        height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
+        size = height, width
     batch = torch.empty(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
     mean, std = (_channels(tuple(values), batch.device) for values in (transform.image_mean, transform.image_std))
     for image, padded, (height, width) in zip(images, batch, sizes, strict=True):
@@ -102,8 +106,8 @@ def level_anchors(
         images: [N,3,H,W].
         features: L maps [N,C,H_l,W_l].
     """
-    size, device = tuple(images.shape[-2:]), images.device
-    maps = tuple(tuple(feature.shape[-2:]) for feature in features)
+    size, device = (images.shape[-2], images.shape[-1]), images.device
+    maps = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
     key = ("anchors", generator, size, maps, device)
     return remembered(key, lambda: _make_anchors(generator, size, maps, device))
 

@@ -90,7 +90,7 @@ def _tuples(value: Any) -> Any:
 
 
 TORCHVISION = Conventions()
-_EXACT: dict[str, object] = {
+_EXACT: dict[str, Any] = {
     "rounded_anchors": False,
     "measured_strides": False,
     "roi_aligned": True,
@@ -98,14 +98,14 @@ _EXACT: dict[str, object] = {
     "smallest_proposal": 1e-9,  # any box with an area
     "extra_levels": "c5",
 }
-_CAFFE: dict[str, object] = {"bgr": True, "image_std": (1.0, 1.0, 1.0), "stride_in_1x1": True}
-_MMDET: dict[str, object] = {
+_CAFFE: dict[str, Any] = {"bgr": True, "image_std": (1.0, 1.0, 1.0), "stride_in_1x1": True}
+_MMDET: dict[str, Any] = {
     "limit_shrinking": True,
     "relu_before_p7": False,
     "empty_boxes": "before_nms",  # 2.x: after
     "resize": "opencv",
 }
-_DETECTRON2: dict[str, object] = {"clip_after_nms": True, "empty_boxes": "after_nms", "resize": "pillow"}
+_DETECTRON2: dict[str, Any] = {"clip_after_nms": True, "empty_boxes": "after_nms", "resize": "pillow"}
 CONVENTIONS = {
     "torchvision": TORCHVISION,
     # mmdet/configs/_base_/models, mmdet/models/task_modules (2.x: mmdet/core): AnchorGenerator, DeltaXYWHBBoxCoder
@@ -124,6 +124,9 @@ class InputConversion(nn.Module):
     Teacher and student then share one batch, whatever each was trained on. Padding is zero before and after: every
     library pads behind the normalisation, and no pixel of whole-numbered value is zero in all three channels there.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, conventions: Conventions) -> None:
         super().__init__()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN, RetinaNet
 
 from gkd_fast.detectors.base import StudentPass
 from gkd_fast.detectors.faster_rcnn import FasterRCNNAdapter
@@ -12,11 +14,6 @@ from gkd_fast.detectors.retinanet import RetinaNetAdapter
 from gkd_fast.instances import SoftPairs
 
 DetectorAdapter = FasterRCNNAdapter | RetinaNetAdapter
-OFFERED = {
-    "two_stage": frozenset({"anchors", "logits", "proposals"}),
-    "one_stage": frozenset({"anchors", "logits", "crossed heads"}),
-}
-"""What a detector has for the methods (`gkd_fast.methods.Setup.offered`), by its stage."""
 
 
 @dataclass(frozen=True)
@@ -45,4 +42,19 @@ class Detection:
 
     def soft_pairs(self, maps: list[Tensor]) -> SoftPairs:
         """Logits of both networks at the student's places; maps: the teacher's."""
-        return self.student.soft_pairs(self.own, self.teacher, self.teacher_pyramid(maps))
+        student: Any = self.student  # of the teacher's kind
+        pairs: SoftPairs = student.soft_pairs(self.own, self.teacher, self.teacher_pyramid(maps))
+        return pairs
+
+
+def adapt(model: FasterRCNN | RetinaNet) -> DetectorAdapter:
+    """The adapter that fits a torchvision detector.
+
+    Raises:
+        TypeError: for any other model.
+    """
+    if isinstance(model, FasterRCNN):
+        return FasterRCNNAdapter(model)
+    if isinstance(model, RetinaNet):
+        return RetinaNetAdapter(model)
+    raise TypeError(f"detector: expected torchvision's FasterRCNN or RetinaNet, got {type(model).__name__}")

@@ -101,9 +101,9 @@ class FasterRCNNAdapter:
 
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
-        targets = plain_targets(targets, images.tensors.device)
-        own = self.tensor_pass(images.tensors, sizes_of(images), targets.padded)
-        return dataclasses.replace(own, targets=targets)
+        plain = plain_targets(targets, images.tensors.device)
+        own = self.tensor_pass(images.tensors, sizes_of(images), plain.padded)
+        return dataclasses.replace(own, targets=plain)
 
     def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:
         """The same as a function of tensors whose sizes do not depend on data.
@@ -122,7 +122,7 @@ class FasterRCNNAdapter:
         found, missing = propose(rpn, objectness, offsets, anchors, counts, sizes)
         samples = sample_regions(heads, found, missing, truth)
         # The padded size: strides are inferred from it, and padding may be wide.
-        size = tuple(images.shape[-2:])
+        size = images.shape[-2], images.shape[-1]
         pooled = self._pooled(pyramid, samples.boxes, size)
         logits, box_regression = self.box_predictor(heads.box_head(pooled))
         losses |= region_losses(heads, logits, box_regression, samples, truth)

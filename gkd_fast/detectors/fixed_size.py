@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import clip_boxes_to_image, nms, roi_align
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, roi_align
 
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
@@ -62,7 +62,7 @@ def _two_stage(model: FasterRCNN, images: ImageList, features: dict[str, Tensor]
     return _suppressed(*flat, heads.nms_thresh, heads.detections_per_img)
 
 
-def _pooled(pool: nn.Module, features: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _pooled(pool: MultiScaleRoIAlign, features: dict[str, Tensor], boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """RoIAlign of boxes [P,4] on every level, of which each keeps its own: [P,C,R,R].
 
     To sort the boxes by level would be less work, and give shapes that depend on the data.

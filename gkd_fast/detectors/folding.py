@@ -58,8 +58,8 @@ def _calls(graph: torch.fx.Graph, name: str) -> int:
     return sum(node.op == "call_module" and node.target == name for node in graph.nodes)
 
 
-def _folded(conv: nn.Module, norm: nn.Module) -> nn.Module:
-    folded = copy.deepcopy(conv)
+def _folded(conv: Any, norm: Any) -> nn.Module:
+    folded: nn.Module = copy.deepcopy(conv)
     folded.weight, folded.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gkd_fast.detectors.settings import check_checkpoint
 from gkd_fast.errors import InputError
 
 _ALLOWED = {
@@ -87,7 +88,7 @@ def _storage(content: bytes) -> Any:
 
 
 # What torch.load asks of a pickle module.
-_PICKLE = ModuleType("inert_pickle")
+_PICKLE: Any = ModuleType("inert_pickle")
 _PICKLE.Unpickler = _Unpickler
 _PICKLE.load = lambda file, **options: _Unpickler(file, **options).load()
 
@@ -114,8 +115,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
     Raises:
         InputError: if the file is missing, damaged, of another format, or holds no weights.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint file, found {'a folder' if path.is_dir() else 'none'}")
+    check_checkpoint(path)
     if what := _other_format(path):
         raise InputError(f"{path}: {what}; {_EXPECTED}")
     try:
@@ -133,7 +133,8 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
     state = _tensors(content if place is None else content[place])
     if not state:
         raise InputError(f"{path}: {_without_weights(content)}")
-    meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+    stored = content.get("meta")
+    meta = stored if isinstance(stored, dict) else {}
     config = next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
     version = meta.get("mmdet_version")
     others = [f"{key} ({len(own)} tensors)" for key in content if key != place and (own := _tensors(content[key]))]
@@ -211,7 +212,8 @@ def _tensor(value: Tensor | np.ndarray) -> Tensor:
 
 def _classes(meta: dict[str, Any]) -> tuple[str, ...]:
     """mmdet 2.x: meta CLASSES; 3.x: meta dataset_meta classes (CLASSES in its first versions)."""
-    nested = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else {}
+    stored = meta.get("dataset_meta")
+    nested = stored if isinstance(stored, dict) else {}
     for place, key in ((meta, "CLASSES"), (nested, "classes"), (nested, "CLASSES")):
         names = place.get(key)
         if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):

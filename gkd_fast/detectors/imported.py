@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gkd_fast.errors import InputError
 
-Source = Literal["mmdet", "detectron2"]
+Source = Literal["mmdet", "detectron2", "torchvision"]
 Rules = list[tuple[str, str]]
 
 _NEVER = -20.0  # logit of an output that has no class: a score of 2e-9

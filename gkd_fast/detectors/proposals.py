@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gkd_fast import ops, parallel
@@ -142,7 +143,7 @@ def proposal_losses(
 
 
 @torch.no_grad()
-def sample_regions(roi_heads: nn.Module, proposals: Tensor, missing: Tensor, truth: PaddedTruth) -> Samples:
+def sample_regions(roi_heads: RoIHeads, proposals: Tensor, missing: Tensor, truth: PaddedTruth) -> Samples:
     """The regions that the box head is trained on: proposals and ground truth, as torchvision samples them.
 
     Args:
@@ -169,7 +170,7 @@ def sample_regions(roi_heads: nn.Module, proposals: Tensor, missing: Tensor, tru
 
 
 def region_losses(
-    roi_heads: nn.Module, logits: Tensor, offsets: Tensor, samples: Samples, truth: PaddedTruth
+    roi_heads: RoIHeads, logits: Tensor, offsets: Tensor, samples: Samples, truth: PaddedTruth
 ) -> dict[str, Tensor]:
     """The losses of the box head; their sums over the processes are those of the global batch.
 
@@ -191,7 +192,7 @@ def region_losses(
     return {"loss_classifier": loss_class * weight[0], "loss_box_reg": loss_box}
 
 
-def match(matcher: nn.Module, anchors: Tensor, truth: PaddedTruth) -> Tensor:
+def match(matcher: Matcher, anchors: Tensor, truth: PaddedTruth) -> Tensor:
     """Matches [N,A] as torchvision's `Matcher` assigns them."""
     return ops.match_anchors(
         anchors,
@@ -203,7 +204,7 @@ def match(matcher: nn.Module, anchors: Tensor, truth: PaddedTruth) -> Tensor:
     )
 
 
-def sample(sampler: nn.Module, matched: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+def sample(sampler: BalancedPositiveNegativeSampler, matched: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
     """As many as torchvision's `BalancedPositiveNegativeSampler` draws, by the images' seeds."""
     return ops.sample_balanced(
         matched, seeds, sampler.batch_size_per_image, positive_fraction=sampler.positive_fraction

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import torchvision
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from gkd_fast.detectors.build import DetectorSpec
@@ -123,7 +124,7 @@ def _retinanet(model: RetinaNet, outputs: int) -> list[str]:
     return ["backbone", str(outputs), anchors, *_keywords(detections_per_img=model.detections_per_img)]
 
 
-def _anchors(generator: nn.Module) -> str:
+def _anchors(generator: AnchorGenerator) -> str:
     sizes = tuple(tuple(int(side) for side in level) for level in generator.sizes)
     return f"AnchorGenerator({sizes}, {tuple(map(tuple, generator.aspect_ratios))})"
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNetHead, RetinaNetRegressionHead
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
 from gkd_fast import ops, parallel
@@ -65,9 +66,9 @@ class RetinaNetAdapter:
 
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the ground truth as instances."""
-        targets = plain_targets(targets, images.tensors.device)
-        own = self.tensor_pass(images.tensors, sizes_of(images), targets.padded)
-        return dataclasses.replace(own, targets=targets)
+        plain = plain_targets(targets, images.tensors.device)
+        own = self.tensor_pass(images.tensors, sizes_of(images), plain.padded)
+        return dataclasses.replace(own, targets=plain)
 
     def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:
         """The same as a function of tensors whose sizes do not depend on data; see `FasterRCNNAdapter.tensor_pass`."""
@@ -121,7 +122,7 @@ class RetinaNetAdapter:
         )
 
 
-def predictions(head: nn.Module, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def predictions(head: RetinaNetHead, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Class logits [N,A*K,H_l,W_l] and box offsets [N,A*4,H_l,W_l] as the head's last convolutions write them.
 
     Args:
@@ -134,7 +135,7 @@ def predictions(head: nn.Module, features: list[Tensor]) -> tuple[list[Tensor], 
 
 
 def box_loss(
-    head: nn.Module,
+    head: RetinaNetRegressionHead,
     offsets: list[Tensor],
     anchors: Tensor,
     matched: Tensor,

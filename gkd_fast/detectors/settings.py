@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gkd_fast.errors import InputError
 from gkd_fast.options import MAIN, PREFIX, UNNAMED
 from gkd_fast.ranges import POSITIVE, Range
 
@@ -60,3 +61,20 @@ class ModelConfig:
     """Proposals an image that the box head is trained on."""
     detections: Annotated[int, POSITIVE] = 100
     """Most detections an image."""
+
+
+OFFERED = {
+    "two_stage": frozenset({"anchors", "logits", "proposals"}),
+    "one_stage": frozenset({"anchors", "logits", "crossed heads"}),
+}
+"""What a detector has for the methods (`gkd_fast.methods.Setup.offered`), by its stage."""
+
+
+def check_checkpoint(path: Path) -> None:
+    """Check that a checkpoint is there.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint file, found {'a folder' if path.is_dir() else 'none'}")

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gkd_fast import ops
@@ -49,11 +50,12 @@ def filter_proposals(
     scores = torch.cat([part.values for part in parts], 1).float().sigmoid()
     valid = ((boxes[..., 2:] - boxes[..., :2]) >= rpn.min_size).all(-1) & (scores >= rpn.score_thresh)
     kept, counts = ops.batched_nms(boxes, scores, levels.where(valid, -1), rpn.nms_thresh, most=rpn.post_nms_top_n())
-    return tuple(_of_images(kept, counts, boxes, scores))
+    boxes_of, scores_of = _of_images(kept, counts, boxes, scores)
+    return boxes_of, scores_of
 
 
 def postprocess_regions(
-    roi_heads: nn.Module,
+    roi_heads: RoIHeads,
     class_logits: Tensor,
     box_regression: Tensor,
     proposals: list[Tensor],
@@ -68,12 +70,14 @@ def postprocess_regions(
         proposals: of each image [R_i,4].
         image_shapes: heights and widths before padding.
     """
-    counts, classes = [len(own) for own in proposals], class_logits.shape[-1]
+    regions, classes = [len(own) for own in proposals], class_logits.shape[-1]
     codes = box_regression.view(-1, classes, 4)
     boxes = decode(roi_heads.box_coder, codes.float(), torch.cat(proposals)[:, None])[:, 1:]
     scores = class_logits.float().softmax(-1)[:, 1:]
     # Regions that fill up an image have scores of 0.
-    boxes, scores = (pad_sequence(list(rows.split(counts)), batch_first=True).flatten(1, 2) for rows in (boxes, scores))
+    boxes, scores = (
+        pad_sequence(list(rows.split(regions)), batch_first=True).flatten(1, 2) for rows in (boxes, scores)
+    )
     boxes = clip(boxes, _limits(image_shapes, boxes))
     labels = torch.arange(1, classes, device=scores.device).repeat(scores.shape[1] // max(classes - 1, 1))
     valid = (scores > roi_heads.score_thresh) & ((boxes[..., 2:] - boxes[..., :2]) >= _LEAST_SIDE).all(-1)
@@ -83,7 +87,8 @@ def postprocess_regions(
     boxes, labels = _taken(boxes, index), labels[index] if most else index
     groups = labels.where(scores > 0, -1)
     kept, counts = ops.batched_nms(boxes, scores, groups, roi_heads.nms_thresh, most=roi_heads.detections_per_img)
-    return tuple(_of_images(kept, counts, boxes, scores, labels))
+    boxes_of, scores_of, labels_of = _of_images(kept, counts, boxes, scores, labels)
+    return boxes_of, scores_of, labels_of
 
 
 def postprocess_anchors(

@@ -70,6 +70,9 @@ class BatchTargets(list[Target]):
         ValueError: for more boxes in an image than `most`.
     """
 
+    padded: PaddedTruth
+    flat: Instances
+
     def __init__(self, targets: Sequence[Target], device: torch.device, most: int | None = None) -> None:
         counts = [len(target["labels"]) for target in targets]
         self.most = -(-max(counts, default=0) // _STEP) * _STEP if most is None else most
@@ -85,10 +88,9 @@ class BatchTargets(list[Target]):
             for rows in (boxes, labels, torch.ones_like(labels, dtype=torch.bool))
         )
         truth = PaddedTruth(padded_boxes, padded_labels, ~taken, torch.tensor(counts), _seeds(targets))
-        self.padded, self.flat = (
-            type(part)(**{name: _sent(value, device) for name, value in vars(part).items()})
-            for part in (truth, Instances(boxes, number, labels - 1))
-        )
+        self.padded = PaddedTruth(**{name: _sent(value, device) for name, value in vars(truth).items()})
+        flat = Instances(boxes, number, labels - 1)
+        self.flat = Instances(**{name: _sent(value, device) for name, value in vars(flat).items()})
         kept = ("image_id", "flipped", "draw")
         super().__init__(
             {"boxes": own_boxes[:count], "labels": own_labels[:count], **{k: t[k] for k in kept if k in t}}

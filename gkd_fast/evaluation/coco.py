@@ -19,7 +19,7 @@ _FIGURES = {
 }  # fmt: skip
 
 
-def evaluate_coco(ground_truth: dict, detections: Sequence[Detection]) -> dict[str, Any]:
+def evaluate_coco(ground_truth: dict[str, Any], detections: Sequence[Detection]) -> dict[str, Any]:
     """COCO box average precision and recall.
 
     Args:
@@ -63,7 +63,7 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _index(dataset: dict) -> COCO:
+def _index(dataset: dict[str, Any]) -> COCO:
     """pycocotools' view of a data set in memory; COCOeval writes into annotations, so it gets copies."""
     coco = COCO()
     coco.dataset = {**dataset, "annotations": [dict(annotation) for annotation in dataset["annotations"]]}
@@ -71,9 +71,9 @@ def _index(dataset: dict) -> COCO:
     return coco
 
 
-def _as_dataset(ground_truth: dict, detections: Sequence[Detection]) -> dict:
+def _as_dataset(ground_truth: dict[str, Any], detections: Sequence[Detection]) -> dict[str, Any]:
     """Detections in pycocotools' format, without the polygons that its own loadRes adds to each box."""
-    annotations: list[dict] = []
+    annotations: list[dict[str, Any]] = []
     for detection in detections:
         bboxes = detection["boxes"].double()
         bboxes = torch.cat([bboxes[:, :2], bboxes[:, 2:] - bboxes[:, :2]], dim=1)

@@ -9,7 +9,7 @@ Detection = dict[str, Any]
 """image_id: int; boxes: float [n,4] XYXY in original pixels; scores: float [n]; labels: int64 [n]; on the CPU."""
 
 
-def check_detections(ground_truth: dict, detections: Sequence[Detection]) -> None:
+def check_detections(ground_truth: dict[str, Any], detections: Sequence[Detection]) -> None:
     """ValueError unless the detections fit the ground truth: each image known and named once, each label a category."""
     images = {image["id"] for image in ground_truth["images"]}
     categories = torch.tensor([category["id"] for category in ground_truth["categories"]])

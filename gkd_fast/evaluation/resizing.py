@@ -30,7 +30,7 @@ def resized(image: Tensor, rule: Rule, *, short_side: int, long_side: int) -> Te
     Returns:
         float32 in 0..1 [3,H',W'].
     """
-    size = _size(tuple(image.shape[-2:]), rule, short_side, long_side)
+    size = _size((image.shape[-2], image.shape[-1]), rule, short_side, long_side)
     if rule == "torchvision":
         return F.interpolate(_fractions(image)[None], size, mode="bilinear", align_corners=False)[0]
     if rule == "antialiased":
@@ -49,7 +49,8 @@ def _size(size: tuple[int, int], rule: Rule, short_side: int, long_side: int) ->
         return resized_size(size, short_side=short_side, long_side=long_side)
     scale = min(short_side / min(size), long_side / max(size))
     added = 0.0 if rule == "torchvision" else 0.5
-    return tuple(max(1, math.floor(side * scale + added)) for side in size)
+    height, width = (max(1, math.floor(side * scale + added)) for side in size)
+    return height, width
 
 
 def _pillow(image: Tensor, size: tuple[int, int]) -> Tensor:

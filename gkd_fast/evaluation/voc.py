@@ -18,7 +18,7 @@ RULES = ("2007", "2010")
 
 
 def evaluate_voc(
-    ground_truth: dict, detections: Sequence[Detection], *, iou_threshold: float = 0.5, rule: str = "2010"
+    ground_truth: dict[str, Any], detections: Sequence[Detection], *, iou_threshold: float = 0.5, rule: str = "2010"
 ) -> dict[str, Any]:
     """Mean average precision at one overlap threshold.
 
@@ -54,7 +54,7 @@ def evaluate_voc(
     return {"mAP": float(np.mean(known)) if known else -1.0, "per_class": per_class}
 
 
-def _truth_by_image(ground_truth: dict) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _truth_by_image(ground_truth: dict[str, Any]) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Boxes [G,4] XYXY, labels [G] and positions [G] in the list of annotations, for each image that has any."""
     grouped: dict[int, list[int]] = {}
     for position, annotation in enumerate(ground_truth["annotations"]):

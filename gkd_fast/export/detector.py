@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -15,10 +14,10 @@ from gkd_fast.data.scenes import Scenes
 from gkd_fast.data.transforms import resized_size
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.export.comparison import differences, plain_detections
-from gkd_fast.export.writers import installed, write_onnx, write_program, write_torchvision
+from gkd_fast.export.formats import Format, check_request
+from gkd_fast.export.writers import write_onnx, write_program, write_torchvision
 from gkd_fast.runs.detector_file import load_detector
 
-Format = Literal["torchvision", "torch_export", "onnx"]
 _WRITERS = {"torchvision": write_torchvision, "torch_export": write_program, "onnx": write_onnx}
 
 
@@ -53,12 +52,7 @@ def export_detector(
         InputError: for a file, a size or a detector that cannot be used.
         RunError: if what was written detects anything else than the original.
     """
-    if size and min(size) < 32:
-        raise InputError(f"--size: expected a height and a width of at least 32 pixels, got {size}")
-    if not output.parent.is_dir():
-        raise InputError(f"--output: expected a file in a folder that exists, got {output}")
-    if kind == "onnx" and not installed("onnxscript"):
-        raise InputError("--format: onnx needs the package onnxscript; pip install 'gkd_fast[export]'")
+    check_request(path, output, kind, size)
     checkpoint = load_detector(path)
     data = from_dict(checkpoint.config).data
     size = size or (data.short_side, min(data.long_side, round(data.short_side * 4 / 3)))
@@ -78,6 +72,6 @@ def export_detector(
 
 def _sample(path: Path | None, size: tuple[int, int]) -> Tensor:
     """An image float32 [3,H,W] in 0..1."""
-    drawn = tuple(max(64, side) for side in size)
+    drawn = max(64, size[0]), max(64, size[1])
     image = read_image(path) if path else Scenes(1, size=drawn)[0][0].as_subclass(Tensor)
     return resize(image, list(size), antialias=True).float().div(255)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import warnings
@@ -19,6 +18,7 @@ from gkd_fast.detectors.fixed_size import FixedSizeDetector
 from gkd_fast.detectors.recipe import torchvision_recipe
 from gkd_fast.errors import InputError
 from gkd_fast.export.comparison import Detect, Found, plain_detections
+from gkd_fast.export.formats import installed
 from gkd_fast.files import replacing, write_json
 from gkd_fast.runs.detector_file import DetectorCheckpoint
 
@@ -70,6 +70,7 @@ def write_onnx(checkpoint: DetectorCheckpoint, path: Path, sample: Tensor) -> De
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise InputError(f"{checkpoint.origin}: expected operators that ONNX has; {error}") from error
+    assert graph is not None
     graph.save(path)
     if not installed("onnxruntime"):
         return None
@@ -81,15 +82,10 @@ def write_onnx(checkpoint: DetectorCheckpoint, path: Path, sample: Tensor) -> De
 
 def _fixed(checkpoint: DetectorCheckpoint, sample: Tensor) -> FixedSizeDetector:
     model = checkpoint.build().eval().requires_grad_(False)
-    return FixedSizeDetector(model, tuple(sample.shape[-2:])).eval()
+    return FixedSizeDetector(model, (sample.shape[-2], sample.shape[-1])).eval()
 
 
 def _taken(outputs: Sequence[Tensor]) -> Found:
     boxes, scores, labels = (part.detach() for part in outputs)
     taken = scores > 0
     return boxes[taken], scores[taken], labels[taken]
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(package) is not None

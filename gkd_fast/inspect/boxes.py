@@ -109,8 +109,10 @@ def class_facts(train: Boxes, val: Boxes) -> list[ClassFacts]:
     return [
         ClassFacts(
             name,
-            *(int(counts[split][0][k]) for split in (0, 1)),
-            *(int(counts[split][1][k]) for split in (0, 1)),
+            int(counts[0][0][k]),
+            int(counts[1][0][k]),
+            int(counts[0][1][k]),
+            int(counts[1][1][k]),
             side=float(np.median(sides[k])) if len(sides[k]) else np.nan,
             small=float((sides[k] < SMALL).mean()) if len(sides[k]) else np.nan,
         )

@@ -125,7 +125,7 @@ def density(
 
     edges = np.arange(low, high + _BIN / 2, _BIN)
     at = np.clip(np.log2(np.maximum(shapes, 2.0**low)), low, high - 1e-9)
-    total, fitting = (np.histogram2d(*own.T, bins=(edges, edges))[0] for own in (at, at[fits]))
+    total, fitting = (np.histogram2d(own[:, 0], own[:, 1], bins=[edges, edges])[0] for own in (at, at[fits]))
     parts = []
     for value in range(math.ceil(low), math.floor(high) + 1):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down(value)}" y2="{down(value)}"/>')

@@ -52,7 +52,8 @@ def dirtiest(dataset: AnnotatedImages) -> list[Dirty]:
     found: dict[int, Dirty] = {}
     shown = set()
     for kind, finding in dataset.findings.notes.items():
-        of_kind = [(index, case) for case in finding.cases if (index := image_of(case)) is not None]
+        places = ((image_of(case), case) for case in finding.cases)
+        of_kind = [(place, case) for place, case in places if place is not None]
         shown |= {index for index, _ in of_kind[:_EACH]}
         for index, case in of_kind:
             found.setdefault(index, Dirty(index)).add(kind, case)
@@ -68,6 +69,7 @@ def dirty_images(data: PreparedDataset, key: str) -> list[str]:
         key: of no other pictures of the page.
     """
     figures = []
+    assert isinstance(data.dataset, AnnotatedImages)
     for own in dirtiest(data.dataset):
         what = "".join(f"<br>{escape(kind)}: {number:,}" for kind, number in own.kinds.items())
         figures.append(whole_image(data, own.index, f"{key}-{own.index}", what, wrong=own.boxes))

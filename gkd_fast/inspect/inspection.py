@@ -53,7 +53,8 @@ class Inspection:
     def shapes(self) -> tuple[np.ndarray, np.ndarray]:
         """float64 [B,2] of training and of validation boxes: width and height in pixels of the resized images."""
         data = self.config.data
-        return tuple(own.resized(data.short_side, data.long_side) for own in (self.train, self.val))
+        short, long = data.short_side, data.long_side
+        return self.train.resized(short, long), self.val.resized(short, long)
 
     @cached_property
     def matches(self) -> tuple[np.ndarray, np.ndarray]:

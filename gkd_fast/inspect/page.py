@@ -112,7 +112,7 @@ def _classes(inspection: Inspection) -> str:
     rows = []
     for item in shown:
         if item.train:
-            own = f"{item.side:.0f}", f"{resized[item.name]:.0f}", f"{item.small:.0%}"
+            own: tuple[str, ...] = f"{item.side:.0f}", f"{resized[item.name]:.0f}", f"{item.small:.0%}"
             own += (f"{fewest[item.name]:,} ({fewest[item.name] / item.train:.0%})",)
         else:
             own = ("&ndash;",) * 4

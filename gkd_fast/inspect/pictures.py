@@ -76,7 +76,7 @@ def findings_section(inspection: Inspection) -> str:
     images = inspection.images
     if not isinstance(images.train, AnnotatedImages) or not isinstance(images.val, AnnotatedImages):
         return ""
-    groups = {"Training images": ("train",), "Validation images": ("val",)}
+    groups: dict[str, tuple[str, ...]] = {"Training images": ("train",), "Validation images": ("val",)}
     if images.parted:
         groups = {"All images, of which the validation images are a part": ("train", "val")}
     parts = []

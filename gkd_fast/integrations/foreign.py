@@ -123,7 +123,7 @@ class SoftLabels:
         ValueError: if no class is shared.
     """
 
-    def __init__(self, student: nn.Module, teacher: Teacher, classes: Sequence[str]) -> None:
+    def __init__(self, student: FasterRCNN | RetinaNet, teacher: Teacher, classes: Sequence[str]) -> None:
         shared = [name for name in classes if name in teacher.classes]
         if not shared:
             raise ValueError(
@@ -182,6 +182,7 @@ class SoftLabels:
     @torch.no_grad()
     def _asked(self, boxes: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's logits [B,K'] for the boxes, as the student has them, and whether it saw something there."""
+        assert self.predicted is not None
         predicted, logits = (part.float() for part in self.predicted)
         best = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         overlap = boxes.new_zeros(len(boxes))

@@ -14,7 +14,7 @@ transformers: ``as_teacher`` of `gkd_fast.integrations.ultralytics` and `gkd_fas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Distiller(distiller.Distiller):
         teacher_layers: Sequence[str] | None = None,
         *,
         example: Tensor | None = None,
-        stage: str | None = None,
+        stage: Literal["one_stage", "two_stage"] | None = None,
         soft_labels: bool = True,
         **options: Any,
     ) -> None:
@@ -82,7 +82,7 @@ class Distiller(distiller.Distiller):
         else:
             other, soft = _transform("teacher", teacher), None
 
-            def run_teacher(net: nn.Module, images: Tensor) -> Any:
+            def run_teacher(net: Any, images: Tensor) -> Any:
                 return net.backbone(_renormalised(images, own, other, batch.sizes))
 
         super().__init__(
@@ -101,7 +101,9 @@ class Distiller(distiller.Distiller):
         self._batch, self._transform = batch, [own]  # a list, so that it is no submodule
         self._hook = own.register_forward_hook(batch)
 
-    def forward(self, images: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
+    def forward(  # type: ignore[override] # torchvision's own batches
+        self, images: Sequence[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
         """The terms of the step whose ``student(images, targets)`` was just run.
 
         Args:
@@ -118,7 +120,9 @@ class Distiller(distiller.Distiller):
             )
         return super().forward(prepared.tensors, *_instances(found), image_ids=_image_ids(targets))
 
-    def refresh(self, loader: Iterable[tuple[Sequence[Tensor], Targets]] | None = None, **options: Any) -> Any:
+    def refresh(  # type: ignore[override]
+        self, loader: Iterable[tuple[Sequence[Tensor], Targets]] | None = None, **options: Any
+    ) -> Any:
         """Generate the prototypes anew, see `gkd_fast.Distiller`; a loader gives (images, targets)."""
         return super().refresh(None if loader is None else self._prepared(loader), **options)
 
@@ -157,7 +161,7 @@ class _Batch(Hook):
         self.value = None
 
 
-def _backbone(network: nn.Module, images: Tensor) -> Any:
+def _backbone(network: Any, images: Tensor) -> Any:
     return network.backbone(images)
 
 
@@ -170,7 +174,7 @@ def _foreign_run(
         mean, std = (images.new_tensor(values)[:, None, None] for values in (own.image_mean, own.image_std))
         predicted = teacher.predict(network, teacher.normalised(images * std + mean, batch.sizes))
         if soft is not None:
-            soft.predicted, soft.shape = predicted, tuple(images.shape[-2:])
+            soft.predicted, soft.shape = predicted, (images.shape[-2], images.shape[-1])
 
     return run
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ _EXAMPLE = 256  # pixels; a multiple of every stride
 
 def build_distiller(
     teacher: str | Path | nn.Module,
-    student: nn.Module,
+    student: Any,
     *,
     layers: Sequence[str] | None = None,
     teacher_layers: Sequence[str] | None = None,
@@ -63,24 +63,26 @@ def build_distiller(
         ValueError: for other classes, and models whose layers are not known.
     """
     device = next(student.parameters()).device
-    if not isinstance(teacher, nn.Module):
-        teacher = AutoModelForObjectDetection.from_pretrained(teacher)
-    classes = tuple(student.config.id2label.values())
-    found = tuple(teacher.config.id2label.values())
+    network = _loaded(teacher)
+    classes, found = (tuple(own.config.id2label.values()) for own in (student, network))
     if found != classes:
         raise ValueError(f"teacher: expected the student's classes {', '.join(classes)}, got {', '.join(found)}")
     return Distiller(
-        teacher.to(device),
+        network.to(device),
         student,
         classes,
         layers or _layers(student),
-        teacher_layers or _layers(teacher),
+        teacher_layers or _layers(network),
         boxes="cxcywh",
         example=torch.zeros(1, 3, _EXAMPLE, _EXAMPLE, device=device),
         run_student=_run,
         run_teacher=_run,
         **options,
     )
+
+
+def _loaded(teacher: str | Path | nn.Module) -> Any:
+    return teacher if isinstance(teacher, nn.Module) else AutoModelForObjectDetection.from_pretrained(teacher)
 
 
 def as_teacher(
@@ -100,16 +102,15 @@ def as_teacher(
     Raises:
         ValueError: for a model whose layers are not known, or one for images of one size alone.
     """
-    if not isinstance(teacher, nn.Module):
-        teacher = AutoModelForObjectDetection.from_pretrained(teacher)
-    config = teacher.config
+    network = _loaded(teacher)
+    config = network.config
     if getattr(config, "eval_size", None) is not None or getattr(config, "anchor_image_size", None) is not None:
         raise ValueError("teacher: expected eval_size and anchor_image_size None, for images of any size")
     padded = config.model_type == "detr"
     default = _IMAGENET if padded else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return Teacher(
-        teacher.eval(),
-        layers or _layers(teacher),
+        network.eval(),
+        layers or _layers(network),
         tuple(config.id2label.values()),
         _predict,
         exclusive=padded,
@@ -192,9 +193,9 @@ class DistillationTrainer(Trainer):
         if (teacher is None) == (distiller is None):
             raise ValueError("teacher, distiller: expected one of them, got " + ("none" if teacher is None else "both"))
         self._check_launch()
-        self.distiller = distiller or build_distiller(
-            teacher, self.model, method=method, settings=settings, layers=layers, teacher_layers=teacher_layers
-        )
+        given: dict[str, Any] = {"method": method, "settings": settings}
+        given |= {"layers": layers, "teacher_layers": teacher_layers}
+        self.distiller = distiller or build_distiller(cast(nn.Module, teacher), self.model, **given)
         if self.distiller.box_format != "cxcywh":
             raise ValueError(f"distiller: expected one of boxes cxcywh, got {self.distiller.box_format}")
         self.add_callback(_Follow(self.distiller))

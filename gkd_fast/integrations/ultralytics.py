@@ -55,7 +55,7 @@ def distil(
     return type("Distilled", (DistillationTrainer,), {"teacher": teacher, "options": given})
 
 
-def pyramid_layers(network: nn.Module) -> list[str]:
+def pyramid_layers(network: Any) -> list[str]:
     """Names of the modules whose outputs the detection head takes in, from the finest on.
 
     Args:
@@ -79,7 +79,7 @@ def as_teacher(teacher: str | Path | nn.Module) -> Teacher:
     Raises:
         ValueError: if it has no detection head, or only the fused one of a YOLO 26, which gives no class but the best.
     """
-    network = _network(teacher).float().eval()
+    network: Any = _network(teacher).float().eval()
     layers = pyramid_layers(network)
     if network.model[-1].cv2 is None:
         raise ValueError("teacher: expected a head that is not fused, whose classes can be asked")
@@ -87,7 +87,7 @@ def as_teacher(teacher: str | Path | nn.Module) -> Teacher:
     return Teacher(network, layers, names, _predict, exclusive=False, padding=_LETTERBOX)
 
 
-def _predict(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def _predict(network: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes [N,Q,4] and class logits [N,Q,K] of every cell."""
     head = network.model[-1]
     ending, head.end2end = head._end2end if hasattr(head, "_end2end") else False, False
@@ -193,7 +193,7 @@ def _network(teacher: str | Path | nn.Module | None) -> nn.Module:
     return network
 
 
-def _check_classes(teacher: nn.Module, expected: Sequence[str]) -> None:
+def _check_classes(teacher: Any, expected: Sequence[str]) -> None:
     found = tuple(teacher.names.values())
     if found != tuple(expected):
         raise ValueError(f"teacher: expected the data's classes {', '.join(expected)}, got {', '.join(found)}")

@@ -12,12 +12,6 @@ from torch import Tensor, nn
 from gkd_fast.instances import Instances
 from gkd_fast.methods.units import Units
 
-NEEDS = {
-    "anchors": "the student's anchors: Distiller(anchors=...)",
-    "crossed heads": "the heads of two torchvision RetinaNets: gkd_fast.train --detector retinanet",
-}
-"""What a method may need beside maps and boxes, and where it comes from."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -105,6 +99,7 @@ def near_zero_adapters(setup: Setup, levels: int) -> nn.ModuleList:
     adapters = [nn.Conv2d(student, teacher, 3, padding=1) for student, teacher in setup.channels(levels)]
     for adapter in adapters:
         nn.init.trunc_normal_(adapter.weight, std=1e-4, a=-2e-4, b=2e-4)
+        assert adapter.bias is not None
         nn.init.zeros_(adapter.bias)
     return nn.ModuleList(adapters)
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned, standardised
+from gkd_fast.methods.settings import CrossKDSettings
 from gkd_fast.overlap import giou_loss
-from gkd_fast.ranges import NOT_NEGATIVE
 
 _CROSSING = 3  # convolutions of the student's head before its map enters the teacher's (published configuration)
 _BETWEEN_THRESHOLDS = -2  # torchvision's Matcher: neither object nor background
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossKDSettings:
-    """Settings of CrossKD."""
-
-    crosskd_class_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """CrossKD: weight of the crossed class predictions (published configuration)."""
-    crosskd_box_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    """CrossKD: weight of the crossed boxes (same source)."""
 
 
 class CrossKD(nn.Module):
@@ -39,7 +28,6 @@ class CrossKD(nn.Module):
     where the channels differ. N_pos counts the batch's positive anchors.
     """
 
-    needs = ("crossed heads",)
     parts = ("class", "box")
 
     def __init__(self, setup: Setup, config: CrossKDSettings) -> None:
@@ -66,8 +54,9 @@ class CrossKD(nn.Module):
             )
         positives = (matched >= 0).sum().clamp(min=1)
         decided = (matched != _BETWEEN_THRESHOLDS).to(teacher_class.dtype)
+        assert step.anchors is not None
         anchors = torch.cat(step.anchors())
-        boxes = [decode(codes, anchors, network) for codes, network in ((crossed_box, student), (teacher_box, teacher))]
+        boxes = decode(crossed_box, anchors, student), decode(teacher_box, anchors, teacher)
         # Output 0 of torchvision's RetinaNet is the background, which is never a target.
         terms = (
             class_loss(crossed_class[..., 1:], teacher_class[..., 1:], decided),
@@ -91,7 +80,7 @@ class CrossKD(nn.Module):
         return _anchor_rows(crossed, per_location), _anchor_rows(reference, per_location)
 
 
-def _hidden(head: nn.Module, feature: Tensor) -> Tensor:
+def _hidden(head: Any, feature: Tensor) -> Tensor:
     """The map behind the crossing's last convolution, before its activation."""
     hidden = head.conv[: _CROSSING - 1](feature)
     for layer in list(head.conv[_CROSSING - 1])[:-1]:
@@ -99,7 +88,7 @@ def _hidden(head: nn.Module, feature: Tensor) -> Tensor:
     return hidden
 
 
-def _finish(head: nn.Module, last: str, hidden: Tensor) -> Tensor:
+def _finish(head: Any, last: str, hidden: Tensor) -> Tensor:
     """The head's prediction [N,A*K,H,W] from the map at the crossing."""
     return getattr(head, last)(head.conv[_CROSSING:](F.relu(hidden)))
 
@@ -110,7 +99,7 @@ def _anchor_rows(maps: list[Tensor], values: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def decode(codes: Tensor, anchors: Tensor, network: nn.Module) -> Tensor:
+def decode(codes: Tensor, anchors: Tensor, network: Any) -> Tensor:
     """Boxes [N,M,4] from codes [N,M,4] at anchors [M,4], by the detector's own box coder."""
     repeated = anchors.expand(len(codes), -1, -1).flatten(0, 1)
     boxes = network.head.regression_head.box_coder.decode_single(codes.flatten(0, 1), repeated)

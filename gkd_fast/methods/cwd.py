@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned
-from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class CWDSettings:
-    """Settings of CWD."""
-
-    cwd_weight: Annotated[float, NOT_NEGATIVE] = 5.0
-    """CWD: weight (published configuration for RetinaNet's pyramid)."""
-    cwd_temperature: Annotated[float, POSITIVE] = 1.0
-    """CWD: temperature of the softmax over a channel's cells (same source)."""
+from gkd_fast.methods.settings import CWDSettings
 
 
 class CWD(nn.Module):

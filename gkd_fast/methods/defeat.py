@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters
+from gkd_fast.methods.settings import DeFeatSettings
 from gkd_fast.pyramids import imitation
-from gkd_fast.ranges import NOT_NEGATIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeFeatSettings:
-    """Settings of DeFeat."""
-
-    defeat_foreground_weight: Annotated[float, NOT_NEGATIVE] = 3.0
-    """DeFeat: weight of the features in objects (published configuration for Faster R-CNN on VOC)."""
-    defeat_background_weight: Annotated[float, NOT_NEGATIVE] = 12.0
-    """DeFeat: weight of the features outside of objects (same source)."""
-    defeat_positive_weight: Annotated[float, NOT_NEGATIVE] = 2.0
-    """DeFeat: weight of the class logits of positive proposals (same source; two-stage only)."""
-    defeat_negative_weight: Annotated[float, NOT_NEGATIVE] = 2.0
-    """DeFeat: weight of the class logits of negative proposals (same source; two-stage only)."""
 
 
 class DeFeat(nn.Module):
@@ -39,6 +22,8 @@ class DeFeat(nn.Module):
     g: 3x3 convolutions. Logits are distilled where a two-stage detector shows its proposals; those of one-stage
     detectors are not, their proposals being all anchors.
     """
+
+    channels: Tensor
 
     def __init__(self, setup: Setup, config: DeFeatSettings) -> None:
         super().__init__()
@@ -81,4 +66,5 @@ def decoupled_divergence(student: Tensor, teacher: Tensor, matched: Tensor) -> t
     """
     divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
     groups = torch.stack([matched >= 0, matched == -1]).to(divergence.dtype)
-    return tuple(((groups * divergence).sum(1) / groups.sum(1).clamp(min=1)).unbind(0))
+    positive, negative = ((groups * divergence).sum(1) / groups.sum(1).clamp(min=1)).unbind(0)
+    return positive, negative

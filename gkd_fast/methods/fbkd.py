@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step
+from gkd_fast.methods.settings import FBKDSettings
 from gkd_fast.methods.units import channel_factor, image_factor, pixel_factor
-from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class FBKDSettings:
-    """Settings of FBKD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
-
-    fbkd_temperature: Annotated[tuple[float, float], POSITIVE] = (0.5, 0.1)
-    """FBKD: temperature of the attention masks (published code); two-stage, one-stage."""
-    fbkd_masked_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (7e-5, 4.2e-4)
-    """FBKD: weight of the masked feature imitation (published code); two-stage, one-stage."""
-    fbkd_attention_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (4e-3, 2.4e-2)
-    """FBKD: weight of the attention imitation (same source); two-stage, one-stage."""
-    fbkd_relation_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (7e-5, 4.2e-4)
-    """FBKD: weight of the non-local relation (same source); two-stage, one-stage."""
 
 
 class FBKD(nn.Module):
@@ -86,8 +69,8 @@ def attention_guided(student: Tensor, teacher: Tensor, temperature: float) -> tu
     cells = [feature.abs().mean(1).flatten(1) for feature in (student, teacher)]
     depths = [feature.abs().mean((2, 3)) for feature in (student, teacher)]
     differences = torch.linalg.vector_norm(cells[0] - cells[1]), torch.linalg.vector_norm(depths[0] - depths[1])
-    mask_s = (sum(cells).detach() / temperature).softmax(1) * (height * width)
-    mask_c = (sum(depths).detach() / temperature).softmax(1) * channels
+    mask_s = ((cells[0] + cells[1]).detach() / temperature).softmax(1) * (height * width)
+    mask_c = ((depths[0] + depths[1]).detach() / temperature).softmax(1) * channels
     root = (mask_s.view(images, 1, height, width) * mask_c[:, :, None, None]).sqrt()
     return *differences, torch.linalg.vector_norm(root * (student - teacher))
 
@@ -104,6 +87,7 @@ class NonLocal(nn.Module):
         self.theta, self.phi, self.value = (nn.Conv2d(channels, inner, 1) for _ in range(3))
         self.out = nn.Conv2d(inner, channels, 1)
         nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
     def forward(self, feature: Tensor) -> Tensor:

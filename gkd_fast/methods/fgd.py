@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned, attention, paint
+from gkd_fast.methods.settings import FGDSettings
 from gkd_fast.methods.units import channel_factor, pixel_factor
-from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGDSettings:
-    """Settings of FGD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
-
-    fgd_temperature: Annotated[float, POSITIVE] = 0.5
-    """FGD: temperature of the attention (published configurations)."""
-    fgd_foreground_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-5, 1e-3)
-    """FGD: weight of the foreground features (paper's alpha; published code); two-stage, one-stage."""
-    fgd_background_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (2.5e-5, 5e-4)
-    """FGD: weight of the background features (paper's beta; same source); two-stage, one-stage."""
-    fgd_attention_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-5, 1e-3)
-    """FGD: weight of the attention (paper's gamma; same source); two-stage, one-stage."""
-    fgd_global_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-7, 5e-6)
-    """FGD: weight of the global relation (paper's lambda; same source); two-stage, one-stage."""
 
 
 class FGD(nn.Module):
@@ -120,6 +101,7 @@ class GlobalContext(nn.Module):
         self.expand = nn.Linear(max(channels // 2, 1), channels)
         nn.init.kaiming_normal_(self.key.weight)
         for parameter in (self.key.bias, self.expand.weight, self.expand.bias):
+            assert parameter is not None
             nn.init.zeros_(parameter)
 
     def forward(self, feature: Tensor) -> Tensor:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, near_zero_adapters, paint
+from gkd_fast.methods.settings import FGFISettings
 from gkd_fast.methods.units import channel_factor
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 from gkd_fast.pyramids import BASE_SIZE
-from gkd_fast.ranges import FRACTION, NOT_NEGATIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class FGFISettings:
-    """Settings of FGFI."""
-
-    fgfi_weight: Annotated[float, NOT_NEGATIVE] = 0.01
-    """FGFI: weight of the imitation (published code)."""
-    fgfi_threshold: Annotated[float, FRACTION] = 0.5
-    """FGFI: fraction of a box's largest IoU above which an anchor is near it (paper's psi)."""
 
 
 class FGFI(nn.Module):
@@ -34,7 +21,6 @@ class FGFI(nn.Module):
     in their comparison. I is the largest weight of the boxes that mark a cell. g_l: 3x3 convolutions.
     """
 
-    needs = ("anchors",)
     parts = ("imitation",)
 
     def __init__(self, setup: Setup, config: FGFISettings) -> None:

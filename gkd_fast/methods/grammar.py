@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from gkd_fast.errors import InputError
-from gkd_fast.methods.registry import MASKED, METHODS
+from gkd_fast.methods.names import MASKED, NAMES
 from gkd_fast.methods.settings import Settings
 
 ROBUST = "robust"
@@ -46,9 +46,9 @@ class Method:
             name, at, factor = part.partition("@")
             if part == ROBUST:
                 continue
-            if name not in METHODS:
+            if name not in NAMES:
                 raise InputError(
-                    f"{option}: expected names of {', '.join(METHODS)} joined by '+', each with or without @FACTOR, "
+                    f"{option}: expected names of {', '.join(NAMES)} joined by '+', each with or without @FACTOR, "
                     f"{ROBUST!r} for masks with robust weights, or 'recommended' ({RECOMMENDED}); got {text!r}"
                 )
             if name in factors:
@@ -71,7 +71,7 @@ class Method:
 
     def applied(self, settings: Settings) -> Settings:
         """Settings for these methods alone: plain names, their weights times the factors, the masks robust or not."""
-        changes: dict[str, object] = {"method": "+".join(self.names)}
+        changes: dict[str, Any] = {"method": "+".join(self.names)}
         for name, factor in self.factors:
             for field in _weights(name):
                 weight = getattr(settings, field)

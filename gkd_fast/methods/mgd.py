@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned
+from gkd_fast.methods.settings import MGDSettings
 from gkd_fast.methods.units import channel_factor, pixel_factor
-from gkd_fast.ranges import FRACTION, NOT_NEGATIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class MGDSettings:
-    """Settings of MGD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
-
-    mgd_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (5e-7, 2e-5)
-    """MGD: weight of the generation (paper's alpha; published configurations); two-stage, one-stage."""
-    mgd_masked: Annotated[tuple[float, float], FRACTION] = (0.45, 0.65)
-    """MGD: fraction of the student's cells that is masked (paper's lambda; same source); two-stage, one-stage."""
 
 
 class MGD(nn.Module):

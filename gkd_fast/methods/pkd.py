@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.methods.base import Setup, Step, aligned, standardised
-from gkd_fast.ranges import NOT_NEGATIVE
+from gkd_fast.methods.settings import PKDSettings
 
 _LEVELS = 4  # the published configurations of both kinds of detectors leave the fifth level out
-
-
-@dataclass(frozen=True, kw_only=True)
-class PKDSettings:
-    """Settings of PKD; a pair holds the value of two-stage detectors, then that of one-stage detectors."""
-
-    pkd_weight: Annotated[tuple[float, float], NOT_NEGATIVE] = (6.0, 10.0)
-    """PKD: weight (published configurations); two-stage, one-stage."""
 
 
 class PKD(nn.Module):

@@ -1,13 +1,12 @@
-"""All methods by name, and what each needs."""
+"""All methods by name."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
-from gkd_fast.errors import InputError
-from gkd_fast.methods.base import NEEDS, Setup
+from gkd_fast.methods.base import Setup
 from gkd_fast.methods.crosskd import CrossKD
 from gkd_fast.methods.cwd import CWD
 from gkd_fast.methods.defeat import DeFeat
@@ -16,6 +15,7 @@ from gkd_fast.methods.fgd import FGD
 from gkd_fast.methods.fgfi import FGFI
 from gkd_fast.methods.gkd.method import GKD
 from gkd_fast.methods.mgd import MGD
+from gkd_fast.methods.names import MASKED
 from gkd_fast.methods.pkd import PKD
 from gkd_fast.methods.rkd import RKD
 from gkd_fast.methods.settings import Settings
@@ -32,24 +32,6 @@ METHODS: dict[str, type[nn.Module]] = {
     "mgd": MGD,
     "crosskd": CrossKD,
 }
-MASKED = ("fgfi", "defeat", "fgd")
-
-
-def check_needs(names: Sequence[str], offered: Collection[str], option: str = "method") -> None:
-    """Check that methods get what they need beside maps and boxes.
-
-    Args:
-        names: keys of `METHODS`.
-        offered: keys of `NEEDS` that are there.
-        option: what the names were given as, for the message.
-
-    Raises:
-        InputError: for the first method that lacks something.
-    """
-    for name in names:
-        for need in getattr(METHODS[name], "needs", ()):
-            if need not in offered:
-                raise InputError(f"{option}: {name} needs {NEEDS[need]}")
 
 
 def build_methods(names: Sequence[str], setup: Setup, settings: Settings) -> nn.ModuleDict:

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gkd_fast.instances import Instances
 from gkd_fast.methods.base import Setup, Step
+from gkd_fast.methods.settings import RKDSettings
 from gkd_fast.pyramids import pool
-from gkd_fast.ranges import NOT_NEGATIVE, POSITIVE
-
-
-@dataclass(frozen=True, kw_only=True)
-class RKDSettings:
-    """Settings of RKD."""
-
-    rkd_distance_weight: Annotated[float, NOT_NEGATIVE] = 25.0
-    """RKD: weight of the distances (RKD-DA, as in OpenMMLab's implementation)."""
-    rkd_angle_weight: Annotated[float, NOT_NEGATIVE] = 50.0
-    """RKD: weight of the angles (same source)."""
-    rkd_instances: Annotated[int, POSITIVE] = 64
-    """RKD: most instances of a batch between which relations are measured; memory grows with their cube."""
 
 
 class RKD(nn.Module):

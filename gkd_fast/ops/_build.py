@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
 except ImportError:  # no POSIX system
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # For instrumented builds: flags added to those of compiler and linker.
 EXTRA_FLAGS = tuple(os.environ.get("GKD_CXXFLAGS", "").split())
@@ -53,8 +54,9 @@ def digest(folder: str, *settings: str) -> str:
     """Name for what the sources of one folder, and what they share, give with these settings."""
     found = hashlib.sha256(" ".join(settings).encode())
     root = source_root()
-    for source in (root / "common.h", *sorted((root / folder).iterdir())) if root else ():
-        found.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
+    if root is not None:
+        for source in (root / "common.h", *sorted((root / folder).iterdir())):
+            found.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
     return found.hexdigest()[:16]
 
 
@@ -109,7 +111,7 @@ def _alone(file: Path) -> Iterator[None]:
         yield
 
 
-def _compile(sources: Path, name: str, directory: str, options: dict[str, list[str]]) -> None:
+def _compile(sources: Path, name: str, directory: str, options: dict[str, Any]) -> None:
     import ninja
     from torch.utils import cpp_extension
 

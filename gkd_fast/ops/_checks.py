@@ -71,7 +71,7 @@ def check_boxes(features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) 
     check_same_device(features=features[0], boxes=boxes, image_index=image_index)
 
 
-def check_strides(strides: Sequence[int], levels: int) -> None:
+def check_strides(strides: Sequence[float], levels: int) -> None:
     """Check one positive stride a level."""
     check_size("strides", "levels", len(strides), levels)
     for stride in strides:

@@ -6,11 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 
 from gkd_fast.ops import _build, _build_cuda
 
+F = TypeVar("F", bound=Callable[..., Any])
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 OLDEST_DEVICE = (8, 0)  # Ampere: bfloat16, and copies into shared memory beside the arithmetic
 
@@ -46,9 +48,9 @@ def backends() -> dict[str, str]:
     return {"reference": "available"} | {name: load() or "available" for name, load in _LOADERS.items()}
 
 
-def constant(function: Callable) -> Callable:
+def constant(function: F) -> F:
     """What `torch.compiler.assume_constant_result` does; to call that would load torch's compiler, for two seconds."""
-    function._dynamo_marked_constant = True
+    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010 - type checkers know no such attribute
     return function
 
 
@@ -82,7 +84,7 @@ def _resolve(selected: str, operator: str, device: str, kernels: tuple[str, ...]
     return selected
 
 
-def implementation(operator: torch._ops.OpOverload, backend: str, device: torch.device) -> Callable:
+def implementation(operator: torch._ops.OpOverload, backend: str, device: torch.device) -> Callable[..., Any]:
     """What runs a raw operator: torch finds it by the device, but for Triton's interpreter.
 
     The interpreter takes tensors of the CPU, where torch would find the compiled kernel.
@@ -172,7 +174,7 @@ def _short_reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     telling = [line for line in lines if "error:" in line or "not found" in line]
     text = (telling or lines)[0][:200]
-    root = error
+    root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
     cause = (str(root).strip().splitlines() or [type(root).__name__])[0][:200]

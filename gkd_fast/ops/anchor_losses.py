@@ -58,8 +58,7 @@ def sigmoid_focal_loss(
     check_same_device(matched=matched, labels=labels)
     kernels = ("cpu",) if logits[0].dtype == torch.float64 else ("cpu", "cuda")
     if backend_for("sigmoid_focal_loss", matched.device, kernels) == "reference":
-        options = {"classes": classes, "alpha": alpha, "gamma": gamma}
-        return reference.sigmoid_focal_loss(logits, matched, labels, weight, **options)
+        return reference.sigmoid_focal_loss(logits, matched, labels, weight, classes=classes, alpha=alpha, gamma=gamma)
     return _Loss.apply(_focal, (matched, labels, weight, classes, alpha, gamma), torch.is_grad_enabled(), *logits)
 
 

@@ -17,7 +17,7 @@ def box_mean_pool(
     features: Sequence[Tensor],
     boxes: Tensor,
     image_index: Tensor,
-    strides: Sequence[int],
+    strides: Sequence[float],
     *,
     negative: str = "clamp",
 ) -> Tensor:

@@ -37,7 +37,7 @@ def masked_imitation(
     boxes: Tensor,
     image_index: Tensor,
     omega: Tensor,
-    strides: Sequence[int],
+    strides: Sequence[float],
     *,
     overlap: str = "max",
     base_size: float = 56.0,
@@ -191,7 +191,7 @@ def _check(
     boxes: Tensor,
     image_index: Tensor,
     omega: Tensor,
-    strides: Sequence[int],
+    strides: Sequence[float],
     overlap: str,
     base_size: float,
 ) -> None:

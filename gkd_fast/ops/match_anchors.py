@@ -49,8 +49,9 @@ def match_anchors(
         raise ValueError(f"low_threshold: expected at most high_threshold = {high_threshold}, got {low_threshold}")
     inputs = anchors, boxes, counts
     if backend_for("match_anchors", boxes.device, ("cpu", "cuda")) == "reference":
-        thresholds = {"high": high_threshold, "low": low_threshold}
-        return reference.match_anchors(*inputs, **thresholds, low_quality=allow_low_quality_matches)
+        return reference.match_anchors(
+            *inputs, high=high_threshold, low=low_threshold, low_quality=allow_low_quality_matches
+        )
     return _match(*inputs, high_threshold, low_threshold, allow_low_quality_matches)
 
 

@@ -114,7 +114,12 @@ class _RoIAlign(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, boxes: Tensor, image_index: Tensor, bins: tuple[int, int], sampling: tuple, *features: Tensor
+        ctx: Any,
+        boxes: Tensor,
+        image_index: Tensor,
+        bins: tuple[int, int],
+        sampling: tuple[Any, ...],
+        *features: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(boxes, image_index)
         ctx.shape, ctx.sampling = PyramidShape.of(features), sampling
@@ -181,7 +186,7 @@ class MultiScaleRoIAlign(nn.Module):
             boxes,
             image_index,
             [infer_stride(feature, [size]) for feature in features],
-            output_size=self.output_size,
+            output_size=(self.output_size[0], self.output_size[1]),
             sampling_ratio=self.sampling_ratio,
             aligned=self.aligned,
             canonical_size=self.canonical_scale,

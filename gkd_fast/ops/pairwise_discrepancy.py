@@ -43,8 +43,8 @@ def pairwise_discrepancy(
         `student` and `teacher`.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that require
-        a gradient.
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device; prototypes that
+            require a gradient.
     """
     _check(student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
     inputs = (student, teacher, student_prototypes, teacher_prototypes, labels, class_offsets)
@@ -67,6 +67,7 @@ def _fake(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     dtype = accumulation_dtype(*(t.dtype for t in (student, teacher, student_prototypes, teacher_prototypes)))
     rows, prototypes = student.shape[:2], student_prototypes.shape[:2]
+    state: tuple[tuple[int, ...], ...]
     if student.is_cuda:
         state = rows, rows, prototypes, prototypes, rows[:1]
     else:
@@ -154,7 +155,7 @@ class _Discrepancy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         need = ctx.needs_input_grad[:2]
-        *inputs, state = *ctx.saved_tensors[:5], list(ctx.saved_tensors[5:])
+        inputs, state = list(ctx.saved_tensors[:5]), list(ctx.saved_tensors[5:])
         backward = implementation(_backward, ctx.backend, loss_gradient.device)
         gradients = backward(loss_gradient, *inputs, state, *need)
         return *(g if needed else None for g, needed in zip(gradients, need, strict=True)), *(None for _ in range(6))

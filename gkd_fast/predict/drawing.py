@@ -14,7 +14,8 @@ from torchvision.utils import draw_bounding_boxes
 def class_colours(count: int) -> list[tuple[int, int, int]]:
     """RGB colours 0..255 around the circle of hues, neighbours far apart."""
     turns = [(k * 0.618034) % 1.0 for k in range(count)]  # the golden ratio spreads any number of points evenly
-    return [tuple(round(255 * part) for part in colorsys.hsv_to_rgb(turn, 0.75, 0.95)) for turn in turns]
+    parts = (colorsys.hsv_to_rgb(turn, 0.75, 0.95) for turn in turns)
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in parts]
 
 
 def draw(

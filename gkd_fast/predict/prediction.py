@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gkd_fast.config import from_dict
 from gkd_fast.data.image_check import look_at_images
-from gkd_fast.data.images import SUFFIXES, is_image, read_image
+from gkd_fast.data.images import read_image
 from gkd_fast.detectors import adapt
 from gkd_fast.errors import InputError
 from gkd_fast.evaluation.one_image import detect_image
 from gkd_fast.files import write_json, writing
 from gkd_fast.predict.drawing import class_colours, draw
+from gkd_fast.predict.files import find_images
 from gkd_fast.runs.detector_file import load_detector
 
 
@@ -89,28 +90,6 @@ def predict_images(
     return records
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The image files among and below the paths, each once, in the order given, folders sorted.
-
-    Raises:
-        InputError: for no path, a path that does not exist, or a folder without images.
-    """
-    if not paths:
-        raise InputError("IMAGES: expected at least one image or folder, got none")
-    found: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if is_image(file) and file.is_file())
-            if not inside:
-                raise InputError(f"{path}: expected a folder with images ({' '.join(sorted(SUFFIXES))}), found none")
-            found |= dict.fromkeys(inside)
-        elif path.is_file():
-            found[path] = None
-        else:
-            raise InputError(f"{path}: image file not found")
-    return list(found)
-
-
 def drawn_names(images: Sequence[Path]) -> dict[Path, str]:
     """A name of its own for each drawn image: the image's, as PNG, numbered where several have the same."""
     names: dict[Path, str] = {}
@@ -122,7 +101,9 @@ def drawn_names(images: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def coco_records(found: dict[str, Tensor], image_id: int, classes: Sequence[str], *, first: int) -> list[dict]:
+def coco_records(
+    found: dict[str, Tensor], image_id: int, classes: Sequence[str], *, first: int
+) -> list[dict[str, Any]]:
     """One record a box: id (from `first`), image_id, category_id, category, bbox [x, y, width, height], score."""
     boxes = found["boxes"].double()
     bboxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).round(decimals=2)

@@ -15,15 +15,11 @@ def write_events(runs: list[Run], folder: Path) -> None:
         InputError: if TensorBoard is not installed.
     """
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from gkd_fast.tracking.tensorboard import TensorBoardTracker
     except ImportError as error:
         raise InputError("--tensorboard: needs the package tensorboard; pip install 'gkd_fast[report]'") from error
     for run in runs:
-        for phase in dict.fromkeys(line["phase"] for line in run.metrics):
-            with SummaryWriter(str(folder / run.name.strip("/") / phase)) as writer:
-                for line in run.metrics:
-                    if line["phase"] == phase and "step" in line:
-                        prefix = f"{line['event']}/" if "event" in line else ""
-                        for name, value in line.items():
-                            if isinstance(value, (int, float)) and name != "step":
-                                writer.add_scalar(prefix + name, value, line["step"])
+        tracker = TensorBoardTracker(folder, place=run.name.strip("/"))
+        for line in run.metrics:
+            tracker.record(line)
+        tracker.close(run.summary)

@@ -209,7 +209,12 @@ def _length(config: Config, figures: Statistics, device: Device, given: Collecti
     epochs = min(max(round(steps * batch / figures.images), 12 if device.has_gpu else 1), 200)
     own = config.optim.epochs if "epochs" in given else epochs
     made = own * max(figures.images // batch, 1)
-    values = {"batch_size": batch, "epochs": own, "teacher_epochs": epochs, "warmup_steps": min(500, made // 6)}
+    values: dict[str, Any] = {
+        "batch_size": batch,
+        "epochs": own,
+        "teacher_epochs": epochs,
+        "warmup_steps": min(500, made // 6),
+    }
     if device.has_gpu:
         values |= {"optimizer": "sgd", "lr": 0.01 * batch / 8, "teacher_lr": 0.01 * batch / 8}
     else:

@@ -31,6 +31,8 @@ class Images:
         """The same with labels in another order."""
         if classes == self.classes:
             return self
+        assert not isinstance(self.train, Scenes)
+        assert not isinstance(self.val, Scenes)
         return replace(self, train=self.train.relabelled(classes), val=self.val.relabelled(classes))
 
 
@@ -92,6 +94,8 @@ def read_images(config: Config, *, told: bool = True) -> Images:
 
 def tell(images: Images) -> None:
     """Say what data sets from Python hold."""
+    assert isinstance(images.train, AnnotatedImages)
+    assert isinstance(images.val, AnnotatedImages)
     lines = [*describe("train", images.train), *describe("val", images.val), *in_both(images.train, images.val)]
     _say(True, ["data: given from Python", *lines])
 

@@ -12,8 +12,10 @@ from torch import nn
 from gkd_fast import parallel
 from gkd_fast.detectors import DetectorSpec, build_detector
 from gkd_fast.detectors.build import select_outputs
+from gkd_fast.detectors.settings import check_checkpoint
 from gkd_fast.errors import InputError
 from gkd_fast.files import replacing
+from gkd_fast.runs.shared_file import read_shared
 from gkd_fast.training.distributed import whole_state
 
 FORMAT = 1
@@ -128,10 +130,13 @@ def load_detector(path: Path) -> DetectorCheckpoint:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint file, found none")
+    check_checkpoint(path)
     try:
+        if path.suffix == ".safetensors":
+            return read_shared(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # torch.load raises half a dozen types for a damaged file
         raise InputError(f"{path}: expected a readable checkpoint; {_first_line(error)}") from error
     if not isinstance(content, dict):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 from gkd_fast import interrupt
 from gkd_fast.errors import InputError, RunError
-from gkd_fast.training import distributed
 
 
 def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> None:
@@ -34,6 +33,8 @@ def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] 
     except interrupt.Interrupted as stop:
         _leave(f"stopped by {stop}; --resume goes on from the last checkpoint", 128 + stop.number)
     except RuntimeError as error:
+        from gkd_fast.training import distributed
+
         if not distributed.lost_contact(error):
             raise
         _leave("error: another process of the run ended", 1)
@@ -43,6 +44,14 @@ def run_command(main: Callable[[Sequence[str]], None], arguments: Sequence[str] 
 
 
 def _leave(line: str, code: int) -> None:
-    if distributed.fail_first():
+    if _fail_first():
         print(line, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _fail_first() -> bool:
+    if "torch" not in sys.modules:  # a command line is refused before torch is imported, by every process of a run
+        return os.environ.get("RANK", "0") == "0"
+    from gkd_fast.training import distributed
+
+    return distributed.fail_first()

@@ -35,7 +35,7 @@ def load(path: str | PathLike[str]) -> FasterRCNN | RetinaNet:
     """
     checkpoint = load_detector(Path(path))
     data = from_dict(checkpoint.config).data
-    detector = checkpoint.build()
+    detector: FasterRCNN | RetinaNet = checkpoint.build()
     own = detector.transform
     detector.transform = ResizeAsTrained(data.short_side, data.long_side, own.image_mean, own.image_std)
     detector.transform.rule = checkpoint.spec.conventions.resize

@@ -48,9 +48,10 @@ def stored_config(resume: str, output: Path | None) -> Config | None:
     found = holding(_FILE, output)
     if found is None and resume == "auto":
         return None
-    if found is None and output is None:
+    folder = found or output
+    if folder is None:
         raise InputError(f"--resume: expected a run in {RUNS}/ or --output, found none")
-    return read_config((found or output) / _FILE)
+    return read_config(folder / _FILE)
 
 
 def read_config(path: Path) -> Config:

@@ -26,8 +26,9 @@ from gkd_fast.files import loading, write_json
 from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.runs.data import Images, prepare, read_images
 from gkd_fast.runs.detector_file import load_detector, save_detector
-from gkd_fast.runs.robustness import weights_by_condition
+from gkd_fast.runs.robustness import planted_weights, weights_by_condition
 from gkd_fast.runs.teacher_check import check_teacher, teacher_classes
+from gkd_fast.tracking import Trackers, tracked
 from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.distributed import shard_teacher
 from gkd_fast.training.precision import resolve_device
@@ -42,13 +43,15 @@ class Job:
     Args:
         config: settled and validated settings.
         images: what they describe, where it is read already.
+        trackers: which get the metrics, too.
 
     Raises:
         InputError: for input that cannot be used and networks that cannot be built, before any training.
     """
 
-    def __init__(self, config: Config, images: Images | None = None) -> None:
+    def __init__(self, config: Config, images: Images | None = None, trackers: Trackers | None = None) -> None:
         self.config = config
+        self.trackers = trackers
         self.device = resolve_device(config.run.device)
         images = images or read_images(config, told=False)
         self.data = prepare(config, images.relabelled(teacher_classes(config, images.classes)))
@@ -86,8 +89,9 @@ class Job:
 
     def _first(self, role: str) -> nn.Module:
         """The network of a role before its first step."""
-        if self.given[role] is not None:
-            return copy.deepcopy(self.given[role])
+        given = self.given[role]
+        if given is not None:
+            return copy.deepcopy(given)
         weights = getattr(self.config.model, role).weights
         return build_detector(self.specs[role], len(self.data.classes), weights=weights)
 
@@ -108,11 +112,15 @@ class Job:
             started = time.perf_counter()
             adapter = adapt(model)
             distiller = self._distiller(teacher, adapter) if teacher else None
-            rate = Trainer(adapter, data.train, phase, config, self.device, distiller).fit()
+            rate = Trainer(adapter, data.train, phase, config, self.device, distiller, self.trackers).fit()
             save_detector(model_file, model, self.specs[role], data.classes, to_dict(config))
             parallel.barrier()
             model = load_detector(model_file).build().to(self.device)  # whole again where it was sharded
             result = self.evaluate(model)
+            bank = phase.folder / "prototypes.pt"
+            if teacher and config.data.teacher_noise != "none" and bank.exists():
+                found = PrototypeBank.load(bank)
+                result["planted"] = planted_weights(adapt(model), teacher, found, data.train, config, self.device)
             result |= {"images_per_second": round(rate, 2), "seconds": round(time.perf_counter() - started, 1)}
             write_json(result_file, result)
             parallel.barrier()
@@ -138,6 +146,14 @@ def run(config: Config, folder: Path, images: Images | None = None) -> Result:
     write_json(folder / "config.json", to_dict(config))
     if parallel.is_main():
         print(f"run folder: {folder}", flush=True)
+    with tracked(config.run.track if parallel.is_main() else (), folder, to_dict(config)) as job.trackers:
+        job.trackers.summary = _phases(job, folder)
+        return dict(job.trackers.summary)
+
+
+def _phases(job: Job, folder: Path) -> Result:
+    """All networks trained and evaluated; the content of ``summary.json``."""
+    config = job.config
     summary: Result = {"classes": list(job.data.classes), "device": str(job.device), "amp": config.run.amp}
 
     teacher, figures = job.teacher(folder)
@@ -145,9 +161,9 @@ def run(config: Config, folder: Path, images: Images | None = None) -> Result:
     summary["teacher"] = figures or job.evaluate(teacher)
     _, summary["student"] = job.student(folder)
     student, summary["distilled"] = job.student(folder, frozen)
-    bank = folder / "distilled" / "prototypes.pt"
-    if config.data.data == "scenes" and bank.exists():
-        adapter, bank = adapt(student.to(job.device)), PrototypeBank.load(bank)
+    stored = folder / "distilled" / "prototypes.pt"
+    if config.data.data == "scenes" and stored.exists():
+        adapter, bank = adapt(student.to(job.device)), PrototypeBank.load(stored)
         summary["robust_weights"] = weights_by_condition(adapter, frozen, bank, job.data.val, config, job.device)
     write_json(folder / "summary.json", summary)
     return summary

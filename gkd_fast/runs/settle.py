@@ -43,7 +43,8 @@ def settle_with_reasons(
     """The same, with what was chosen and why, which is not printed."""
     config = replace(config, "data", data="objects") if own else with_format(config)
     config = _precision(config, given)
-    images, choices = own or read_images(config), []
+    images = own or read_images(config)
+    choices: list[Choice] = []
     if own:
         tell(own)
     if isinstance(images.train, AnnotatedImages):

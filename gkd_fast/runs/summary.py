@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 _ROWS = {"teacher": "teacher", "student": "student alone", "distilled": "student distilled"}
@@ -29,6 +30,13 @@ def summary_table(summary: dict[str, Any]) -> str:
             for name, row in summary["robust_weights"].items()
         ]
     return "\n".join(lines)
+
+
+def next_steps(folder: str) -> str:
+    """The commands for a finished run, in one line."""
+    student = f"--checkpoint {shlex.quote(f'{folder}/distilled/model.pt')}"
+    commands = (f"report {shlex.quote(folder)}", f"predict {student} IMAGES", f"export {student} --output student.pth")
+    return "next: " + "; ".join(f"gkd-fast {command}" for command in commands)
 
 
 def _line(cells: list[str]) -> str:

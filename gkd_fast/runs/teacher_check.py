@@ -39,7 +39,7 @@ class Sample:
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, Target]:
         return self.dataset[self.indices[index]]
 
-    def ground_truth(self) -> dict:
+    def ground_truth(self) -> dict[str, Any]:
         """The annotations of the sample's images, in COCO format."""
         truth = self.dataset.ground_truth()
         images = [truth["images"][index] for index in self.indices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,14 @@ from gkd_fast import parallel
 from gkd_fast.config import Config, validate
 from gkd_fast.data import as_dataset
 from gkd_fast.options import changed
-from gkd_fast.presets import starting_point
 from gkd_fast.runs.data import Images
 from gkd_fast.runs.dry_run import dry_run
-from gkd_fast.runs.folders import run_folder, stored_config, stored_folder
+from gkd_fast.runs.folders import run_folder, stored_folder
 from gkd_fast.runs.job import Result, run
 from gkd_fast.runs.settle import settle
+from gkd_fast.runs.start import FIRST, run_start
 from gkd_fast.training.distributed import check, process_group
 from gkd_fast.training.precision import resolve_device
-
-FIRST = ("resume", "output", "preset", "data", "data_root", "train_annotations")
-"""The options that decide where the settings start."""
 
 
 def train(*, train_data: Any = None, val_data: Any = None, **options: Any) -> Result | None:
@@ -56,18 +53,6 @@ def train(*, train_data: Any = None, val_data: Any = None, **options: Any) -> Re
     if config.run.dry_run:
         return dataclasses.asdict(dry_run(config))
     return run_in_folder(config, options.keys(), own)
-
-
-def run_start(first: Mapping[str, Any]) -> Config:
-    """The settings that the options of a run change; `first`: those of FIRST, None for one that is not given."""
-    return starting_point(first, stored_config(*resumed(first)))
-
-
-def resumed(first: Mapping[str, Any]) -> tuple[str, Path | None]:
-    """Whether to go on with what is stored, as ``--resume`` says it, and its folder."""
-    value, output = first["resume"], first["output"]
-    choice = value or "off" if isinstance(value, str) else "on" if value else "off"
-    return choice, Path(output) if output else None
 
 
 def run_in_folder(config: Config, given: Collection[str], own: Images | None = None) -> Result | None:

@@ -20,6 +20,7 @@ from gkd_fast.runs.exits import run_command
 from gkd_fast.runs.folders import read_config
 from gkd_fast.runs.job import Job
 from gkd_fast.study.methods import CONTROL
+from gkd_fast.tracking import tracked
 
 _LOG = "log.txt"
 
@@ -63,9 +64,10 @@ def run_cell(config: Config, folder: Path, phase: str) -> None:
         folder: of the cell.
         phase: "student" trains it alone, "distilled" with the teacher.
     """
-    job = Job(config)
-    teacher = job.frozen(job.teacher(folder)[0]) if phase == "distilled" else None
-    job.student(folder, teacher)
+    with tracked(config.run.track, folder, to_dict(config)) as trackers:
+        job = Job(config, trackers=trackers)
+        teacher = job.frozen(job.teacher(folder)[0]) if phase == "distilled" else None
+        trackers.summary = {phase: job.student(folder, teacher)[1]}
 
 
 def run_here(cells: Sequence[Cell], ended: Ended) -> None:

@@ -13,8 +13,9 @@ from gkd_fast.files import replacing, write_json
 from gkd_fast.runs.data import Images
 from gkd_fast.runs.job import Job
 from gkd_fast.study.methods import CONTROL
+from gkd_fast.study.settings import StudyConfig
 from gkd_fast.study.statistics import mean_interval
-from gkd_fast.study.study import StudyConfig, run_study, study_folder
+from gkd_fast.study.study import run_study, study_folder
 from gkd_fast.study.tables import head, line
 
 Result = dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from gkd_fast.files import replacing
@@ -93,11 +94,24 @@ def markdown(study: Result) -> str:
     for method in done:
         values = [results[method].get(str(seed), {}).get("AP") for seed in study["seeds"]]
         lines.append(line([method, *map(_percent, values)]))
+    lines += _planted(results)
     if done:
         lines += ["", "![AP of every method: seeds, mean and interval](ap.svg)"]
     if study["failures"]:
         lines += ["", "## Failed", "", *(f"- {name}: {reason}" for name, reason in study["failures"].items())]
     return "\n".join(lines)
+
+
+def _planted(results: dict[str, dict[str, Result]]) -> list[str]:
+    """How far robust weights told damaged instances from the others, where damage was planted."""
+    lines = []
+    for method, by_seed in results.items():
+        found = [result["planted"] for result in by_seed.values() if "planted" in result]
+        if found:
+            means = [fmean(one[name] for one in found) for name in ("auc", "planted_weight", "weight")]
+            lines.append(line([method, str(len(found)), *(f"{mean:.3f}" for mean in means)]))
+    titles = ["method", "seeds", "AUC", "mean robust weight, damaged", "mean robust weight, others"]
+    return lines and ["", "## Damage planted in the teacher's view", "", *head(titles), *lines]
 
 
 def _figures(by_seed: dict[str, Result]) -> list[str]:

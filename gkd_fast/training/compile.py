@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import types
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def pays(steps: int, seconds: float, graphs: int) -> bool:
     return steps * seconds * _SAVED > graphs * _SECONDS_A_GRAPH
 
 
-class CompiledStep:
+class CompiledStep(Generic[R]):
     """Compiles a function with fullgraph=True, anew for every shape of its first argument.
 
     On a GPU the graphs are captured, so that a step is launched as a whole.

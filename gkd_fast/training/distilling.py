@@ -42,7 +42,7 @@ def freeze_teacher(
         shard: moves it there in parts; None: as a whole.
     """
     model.eval().requires_grad_(False)
-    fold_batch_norm(model.backbone)
+    fold_batch_norm(model.get_submodule("backbone"))
     if shard:
         shard(model, device)
     else:
@@ -67,7 +67,7 @@ def build_distiller(
         classes,
         ["backbone"],
         example=torch.zeros(1, 3, _EXAMPLE, _EXAMPLE, device=device),
-        stage=student.stage,
+        stage="one_stage" if student.stage == "one_stage" else "two_stage",
         settings=settings,
         run_student=_run_backbone,
         run_teacher=_run_backbone,
@@ -118,6 +118,7 @@ def graph_terms(
         bank: prototypes in the place of the distiller's, from `padded_bank`.
     """
     with torch.no_grad():
+        assert distiller.detectors is not None
         teacher = list(distiller.detectors[1].model.backbone(images).values())
     step = distiller._step(list(own.features), teacher, images, truth, own)
     real = (truth.labels >= 0).to(truth.boxes.dtype)
@@ -134,7 +135,7 @@ def padded_bank(bank: PrototypeBank | None) -> PrototypeBank | None:
     if bank is None:
         return None
     missing = len(bank.classes) * bank.most - bank.student.shape[1]
-    filled = {
+    filled: dict[str, Any] = {
         name: F.pad(value, (0,) * (2 * (value.dim() - 2)) + (0, missing))
         for name, value in vars(bank).items()
         if isinstance(value, Tensor) and name != "class_offsets"
@@ -169,5 +170,5 @@ def _labelled(student: DetectorAdapter, batches: Batches, device: torch.device) 
         yield LabelledBatch(batch.tensors, truth, torch.tensor([target["image_id"] for target in targets]))
 
 
-def _run_backbone(network: nn.Module, images: Tensor) -> Any:
+def _run_backbone(network: Any, images: Tensor) -> Any:
     return network.backbone(images)

@@ -125,7 +125,7 @@ def _shard(units: list[nn.Module], device: torch.device, policy: MixedPrecisionP
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
 
 
-def _units(detector: nn.Module) -> list[nn.Module]:
+def _units(detector: Any) -> list[nn.Module]:
     """The parts of a detector that adapters and torchvision call by themselves, blocks of the backbone first."""
     backbone = detector.backbone
     stages = [stage for stage in backbone.body.children() if list(stage.parameters())]

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gkd_fast.files import replacing, sync, writing
+from gkd_fast.tracking import Trackers
 from gkd_fast.training.readback import Readback
 
 T = TypeVar("T")
@@ -28,10 +29,12 @@ class MetricsWriter:
     Args:
         path: of the file.
         write: off in all but one of the processes that train together.
+        trackers: which get every record, too.
     """
 
-    def __init__(self, path: Path, *, write: bool = True) -> None:
+    def __init__(self, path: Path, *, write: bool = True, trackers: Trackers | None = None) -> None:
         self.path = path
+        self._trackers = trackers
         self._write = write
 
     def write(self, record: dict[str, Any]) -> None:
@@ -43,6 +46,8 @@ class MetricsWriter:
         if self._write:
             with writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
+            if self._trackers is not None:
+                self._trackers.record(record)
 
     def position(self) -> int:
         """Length of the file in bytes, which the disk then holds."""

@@ -78,13 +78,14 @@ class Precision:
             norm = norm.full_tensor()
         finite = finite_terms & norm.isfinite()
         if optimizer.defaults["fused"]:
-            optimizer.found_inf = (~finite).float()
+            setattr(optimizer, "found_inf", (~finite).float())  # noqa: B010 - of fused optimisers alone
             optimizer.step()
         elif finite:
             optimizer.step()
         bad = ~finite
         if self.scaler.is_enabled():
-            bad = ~finite_terms | (bad & (self.scaler._scale <= 1))
+            scale: Any = self.scaler._scale
+            bad = ~finite_terms | (bad & (scale <= 1))
             self.scaler.update()
         return finite, bad
 
@@ -114,7 +115,7 @@ class MixedLayers(TorchFunctionMode):
             return function(*args, **kwargs)
         if self.device.type == "cpu" and function is torch.conv2d and _is_strided_depthwise(*args, **kwargs):
             with torch.autocast("cpu", enabled=False):
-                exact = [value.float() if isinstance(value, Tensor) else value for value in args]
+                exact: list[Any] = [value.float() if isinstance(value, Tensor) else value for value in args]
                 return function(*exact, **kwargs).to(self.dtype)
         return function(*map(self._frozen, args), **kwargs)
 

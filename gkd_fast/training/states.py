@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint.state_dict_loader as dcp_loader
+import torch.distributed.checkpoint.state_dict_saver as dcp_saver
 from torch import nn
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -31,6 +33,7 @@ from torch.optim import Optimizer
 from gkd_fast import parallel
 from gkd_fast.errors import InputError, RunError
 from gkd_fast.files import sync, writing
+from gkd_fast.training.plain_states import PlainValues, check_index
 
 _CHUNK = 1 << 24
 
@@ -74,7 +77,7 @@ class States:
                     temporary.mkdir(parents=True)
                 parallel.barrier()
                 with _quiet():
-                    dcp.save(self._tensors(), checkpoint_id=temporary, no_dist=not dist.is_initialized())
+                    dcp_saver.save(self._tensors(), checkpoint_id=temporary, no_dist=not dist.is_initialized())
                 if parallel.is_main():
                     _write(temporary / "progress.pt", {**progress, "step": step, "random": randoms})
                     (temporary / "checksums.json").write_text(json.dumps(_checksums(temporary)))
@@ -103,14 +106,16 @@ class States:
         tensors = self._tensors()
         try:
             with _quiet():
-                dcp.load(tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
+                check_index(path)
+                single = not dist.is_initialized()
+                dcp_loader.load(tensors, checkpoint_id=path, planner=PlainValues(), no_dist=single)
             set_model_state_dict(self.modules, tensors["modules"])
             fused = [group["fused"] for group in self.optimizer.param_groups]
             set_optimizer_state_dict(self.modules, self.optimizer, tensors["optimizer"])
             # A matter of how the weights lie here, not of the state.
             for group, own in zip(self.optimizer.param_groups, fused, strict=True):
                 group["fused"] = own
-        except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        except (CheckpointException, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = (str(error).strip().splitlines() or [""])[-1]
             raise InputError(f"{path}: expected a state of this network and optimiser: {reason}") from error
         progress = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)
@@ -157,7 +162,8 @@ def _quiet() -> Iterator[None]:
 
 def random_state() -> dict[str, Any]:
     """The states of this process's random generators, as types that torch reads without pickling code."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    state: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,

@@ -13,7 +13,7 @@ from gkd_fast import parallel
 from gkd_fast.config import Config
 from gkd_fast.data.buckets import SizeBuckets
 from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
-from gkd_fast.detectors.base import sizes_of
+from gkd_fast.detectors.base import ground_truth_instances, sizes_of
 from gkd_fast.detectors.truth import BatchTargets, PaddedTruth
 from gkd_fast.distiller import Distiller
 from gkd_fast.methods.gkd import PrototypeBank
@@ -22,6 +22,7 @@ from gkd_fast.training.compile import AutoCompile, CompiledStep
 from gkd_fast.training.distilling import distilled_terms, graph_terms, padded_bank
 from gkd_fast.training.distributed import data_parallel, is_sharded, prepare_student
 from gkd_fast.training.optim import build_optimizer
+from gkd_fast.training.planting import Planting
 from gkd_fast.training.precision import Precision, RunningStatistics
 from gkd_fast.training.readback import BadSteps
 
@@ -83,11 +84,13 @@ class TrainStep:
             self.balance = Balance(config.distill.balance_ratio, device)
         self.norm_steps = config.run.grad_norm_steps or (_BALANCE_STEPS if self.balance else 0)
         self.norms: dict[str, Tensor] = {}
+        self.planting = Planting.of(config.data, config.run.seed) if distiller else None
         self.steps = 0
         self.most = most
         self.auto = AutoCompile(config.run.compile, device, len(buckets.sizes) if buckets else 1, steps)
-        self.compiled: CompiledStep | None = None
-        if self.auto.decided is not False and most is not None and not is_sharded([*self.trainable, *teacher]):
+        self.compiled: CompiledStep[Any] | None = None
+        graphs = most is not None and self.planting is None
+        if self.auto.decided is not False and graphs and not is_sharded([*self.trainable, *teacher]):
             self.compiled = CompiledStep(self._graph, config.data.size_buckets)
         self._bank: tuple[PrototypeBank, PrototypeBank] | None = None
 
@@ -151,7 +154,9 @@ class TrainStep:
         if bank is None:
             return None
         if self._bank is None or self._bank[0] is not bank:
-            self._bank = bank, padded_bank(bank)
+            padded = padded_bank(bank)
+            assert padded is not None
+            self._bank = bank, padded
         return self._bank[1]
 
     def _compiles(self) -> bool:
@@ -167,7 +172,7 @@ class TrainStep:
     def prepare(self, batch: Batch) -> tuple[ImageList, BatchTargets]:
         """The padded batch and the targets, on the device."""
         images, targets = batch
-        size = self.buckets.fit([tuple(image.shape[-2:]) for image in images]) if self.buckets else None
+        size = self.buckets.fit([(image.shape[-2], image.shape[-1]) for image in images]) if self.buckets else None
         on_device = [image.to(self.device, non_blocking=True) for image in images]
         most = self.most if self.compiled else None
         return self.adapter.batch(on_device, size), plain_targets(targets, self.device, most)
@@ -180,7 +185,11 @@ class TrainStep:
         """The distillation terms, in float32; none without a teacher."""
         if self.distiller is None:
             return {}
-        return distilled_terms(self.distiller, own, images.tensors, kappa)
+        shown = images.tensors
+        if self.planting:
+            ids = [target["image_id"] for target in own.targets]
+            shown, _ = self.planting(shown, ground_truth_instances(own.targets), ids)
+        return distilled_terms(self.distiller, own, shown, kappa)
 
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the sum of the terms."""

@@ -22,6 +22,7 @@ from gkd_fast.errors import InputError
 from gkd_fast.files import claimed, replacing
 from gkd_fast.interrupt import Interrupted, Pending, deferred
 from gkd_fast.methods.gkd import PrototypeBank, candidate_indices
+from gkd_fast.tracking import Trackers
 from gkd_fast.training.distilling import passed_batches
 from gkd_fast.training.metrics import MetricsWriter, Progress, StepMeter
 from gkd_fast.training.optim import build_schedule
@@ -50,6 +51,7 @@ class Trainer:
         config: of the run.
         device: of all networks.
         distiller: the frozen teacher, or None to train without distillation.
+        trackers: which get the metrics, too.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Trainer:
         config: Config,
         device: torch.device,
         distiller: Distiller | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.adapter = adapter
         self.dataset = dataset
@@ -96,7 +99,7 @@ class Trainer:
         self.step = 0
         self.saved = 0
         self.seconds = 0.0
-        self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl", write=parallel.is_main())
+        self.metrics = MetricsWriter(phase.folder.parent / "metrics.jsonl", write=parallel.is_main(), trackers=trackers)
         self.meter = StepMeter()
         self.norms = Readback()
 
@@ -130,7 +133,8 @@ class Trainer:
     def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
         done = self.step % self.steps_per_epoch
         self.dataset.set_epoch(epoch)
-        self.loader.sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
+        sampler: Any = self.loader.sampler
+        sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
         started = time.perf_counter()
         self.meter.pause()
         for batch in self.meter.waiting(self.loader):

@@ -52,7 +52,8 @@ def test_a_command_ends_in_one_line() -> None:
 
 def test_every_command_has_its_module() -> None:
     for name in COMMANDS:
-        files = [ROOT / "gkd_fast" / f"{name}.py", ROOT / "gkd_fast" / name / "__main__.py"]
+        module = name.replace("-", "_")
+        files = [ROOT / "gkd_fast" / f"{module}.py", ROOT / "gkd_fast" / module / "__main__.py"]
         (entry,) = [file for file in files if file.exists()]
         assert f'run("{name}")' in entry.read_text()
-        assert (ROOT / "gkd_fast" / "cli" / f"{name}.py").exists()
+        assert (ROOT / "gkd_fast" / "cli" / f"{module}.py").exists()

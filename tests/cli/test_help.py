@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from gkd_fast.cli import convert, evaluate, export, inspect, predict, report, study, train
+from gkd_fast.cli import convert, evaluate, export, inspect, predict, push_to_hub, report, study, train
 from gkd_fast.config import Config
 from gkd_fast.options import MAIN, options_of
 
-COMMANDS = (inspect, train, study, evaluate, predict, export, convert, report)
+COMMANDS = (inspect, train, study, evaluate, predict, export, convert, report, push_to_hub)
 
 
 def shown(command, option: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -58,7 +58,7 @@ def test_defaults_are_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.split(".")[-1])
 def test_every_command_has_both(command, capsys: pytest.CaptureFixture[str]) -> None:
-    name = command.__name__.split(".")[-1]
+    name = command.__name__.split(".")[-1].replace("_", "-")
     short, whole = (shown(command, option, capsys) for option in ("--help", "--help-all"))
     assert short.startswith(f"usage: gkd-fast {name}")
     assert flags(short) <= flags(whole)

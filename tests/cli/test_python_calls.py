@@ -11,11 +11,12 @@ from tiny_folders import write_voc
 from tiny_runs import TINY_MODEL
 from torchvision.datasets import VOCDetection
 
-from gkd_fast.cli.study import study
-from gkd_fast.cli.train import read, train
+from gkd_fast.cli.train import read
 from gkd_fast.config import from_dict
 from gkd_fast.errors import InputError
 from gkd_fast.runs.settle import with_format
+from gkd_fast.runs.train import train
+from gkd_fast.study.study import study
 
 TINY = {
     **TINY_MODEL,

@@ -10,12 +10,13 @@ from own_networks import CLASSES, Network, make_boxes, make_images, make_pair, t
 from torch import Tensor, nn
 
 from gkd_fast.instances import Instances
-from gkd_fast.methods import METHODS, Settings
+from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import robust_distilling
+from gkd_fast.methods.names import NAMES, NEEDED
 from gkd_fast.pyramids import imitation, pool
 
 GKD = ("gkd_global", "gkd_foreground", "gkd_background")
-MAPS_AND_BOXES = [name for name in METHODS if not getattr(METHODS[name], "needs", ())]
+MAPS_AND_BOXES = [name for name in NAMES if name not in NEEDED]
 
 
 def as_instances(boxes: list[Tensor], labels: list[Tensor]) -> Instances:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast.detectors import DetectorAdapter, DetectorSpec, adapt, build_detector, plain_targets
-from gkd_fast.detectors.detection import OFFERED
+from gkd_fast.detectors.settings import OFFERED
 from gkd_fast.instances import Instances
 from gkd_fast.methods import Setup, Step
 

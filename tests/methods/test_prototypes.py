@@ -10,6 +10,7 @@ from gkd_fast.errors import InputError
 from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import Candidates, PrototypeBank, candidate_indices, generate_bank
 from gkd_fast.methods.gkd.prototypes import dense_instances, density
+from gkd_fast.methods.gkd.selection import select
 
 
 def make_candidates(counts: list[int], *, levels: int = 2, side: float = 50.0) -> Candidates:
@@ -80,6 +81,32 @@ def test_a_pick_is_never_taken_twice_and_rare_classes_get_what_they_have() -> No
     assert bank.class_offsets.tolist() == [0, 10, 10, 13]
     for level in range(2):
         assert len(set(bank.image_ids[level].tolist())) == 13
+
+
+@pytest.mark.parametrize("selection", ["random", "kmeans"])
+def test_other_selections_pick_different_dense_candidates_of_the_class(selection: str) -> None:
+    candidates, settings = make_candidates([40, 4, 0]), Settings(prototype_selection=selection)
+    bank = generate_bank(candidates, ("a", "b", "c"), settings)
+    assert bank.class_offsets.tolist() == [0, 10, 14, 14]
+    for level in range(2):
+        picked = bank.image_ids[level, :10] - 1000
+        spaces = [F.normalize(space[level, :40], dim=1) for space in (candidates.student, candidates.teacher)]
+        assert dense_instances(*spaces, settings)[picked].all()
+        assert len(set(picked.tolist())) == 10
+        assert sorted(bank.image_ids[level, 10:].tolist()) == [1040, 1041, 1042, 1043]
+
+
+def test_kmeans_finds_one_prototype_in_every_cluster() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.eye(6).repeat_interleave(7, 0)
+    points = F.normalize(corners + 0.05 * torch.rand(42, 6, generator=generator), dim=1)
+    dense = torch.ones(42, dtype=torch.bool)
+    found = select(points, points, dense, 6, "kmeans")
+    centres = [F.normalize(points[found[k] // 7 * 7 :][:7].sum(0), dim=0) for k in range(6)]
+    for centre, pick in zip(centres, found.tolist(), strict=True):
+        first = pick // 7 * 7
+        assert pick == first + int((points[first : first + 7] @ centre).argmax())
+    assert sorted((found // 7).tolist()) == list(range(6))
 
 
 def test_small_boxes_only_serve_where_there_are_no_others() -> None:

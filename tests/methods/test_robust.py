@@ -243,6 +243,20 @@ def test_one_stage_soft_labels_are_a_binary_kl_with_the_weight_of_the_instances_
     torch.testing.assert_close(soft_label_loss(among_others, omega, instances, make_bank(), CONFIG), expected)
 
 
+def test_without_robust_weights_all_instances_count_alike_but_for_the_global_loss() -> None:
+    plain = dataclasses.replace(CONFIG, robust_weights=False, background_trust="none")
+    weighted, alike = run(dataclasses.replace(CONFIG, background_trust="none")), run(plain)
+    assert alike[1].unique().tolist() == [1]
+    torch.testing.assert_close(alike[0]["global"], weighted[0]["global"])
+    assert not torch.isclose(alike[0]["foreground"], weighted[0]["foreground"])
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    owner = torch.tensor([0, 1, 2, -1])
+    soft = SoftPairs(student, teacher, owner, torch.zeros(4, dtype=torch.int64), torch.randn(4, 6), torch.randn(4, 8))
+    p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
+    expected = (4 * (p * (p / q).log()).mean(1))[:3].mean()
+    torch.testing.assert_close(soft_label_loss(soft, alike[1], make_instances(), make_bank(), plain), expected)
+
+
 def test_equal_logits_cost_nothing() -> None:
     logits = torch.randn(4, 5)
     soft = SoftPairs(logits, logits, torch.arange(4), torch.zeros(4, dtype=torch.int64))

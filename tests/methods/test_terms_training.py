@@ -19,6 +19,7 @@ from gkd_fast.distiller import Distiller
 from gkd_fast.errors import InputError
 from gkd_fast.methods import METHODS, Settings, Step, uses_prototypes
 from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.methods.names import MASKED, NAMES, NEEDED
 from gkd_fast.training.distilling import build_distiller, freeze_teacher
 from gkd_fast.training.trainer import Phase, Trainer
 
@@ -273,3 +274,8 @@ def test_methods_are_one_graph(name: str, detector: str) -> None:
         torch.manual_seed(0)
         results.append(module(witness.step))
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_the_names_are_those_of_the_modules() -> None:
+    assert tuple(METHODS) == NAMES
+    assert set(NEEDED) | set(MASKED) <= set(NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class PrototypeBank:
 
     def to(self, device: torch.device) -> PrototypeBank:
         """The bank with its tensors on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             item.name: value.to(device) if isinstance(value := getattr(self, item.name), Tensor) else value
             for item in fields(self)
         }

@@ -26,7 +26,8 @@ class GKD(nn.Module):
 
     def __init__(self, setup: Setup, config: GKDSettings) -> None:
         super().__init__()
-        self.adapters = Adapters(setup.channels(setup.levels), relu=config.adapter_relu)
+        kernel = 3 if config.adapter == "3x3" else 1
+        self.adapters = Adapters(setup.channels(setup.levels), kernel=kernel, relu=config.adapter_relu)
         self.settings, self.stage = config, setup.stage
         self.soft = bool(config.soft_weight) and "logits" in setup.offered
         self.parts = ("global", "foreground", "background", *(("soft",) if self.soft else ()))
@@ -38,7 +39,7 @@ class GKD(nn.Module):
 
         Their sums over the processes that train together are the terms of the global batch.
         """
-        device, exact = step.images.device.type, self.adapters.levels[0].weight.dtype
+        device, exact = step.images.device.type, next(self.adapters.parameters()).dtype
         maps = step.student if torch.is_autocast_enabled(device) else [feature.to(exact) for feature in step.student]
         adapted = self.adapters(maps, step.units)
         soft = step.soft() if self.soft and step.soft else None

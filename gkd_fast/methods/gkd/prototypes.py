@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gkd_fast import ops, parallel
 from gkd_fast.instances import Instances
 from gkd_fast.methods.gkd.bank import PrototypeBank
+from gkd_fast.methods.gkd.selection import select
 from gkd_fast.methods.gkd.settings import GKDSettings
 from gkd_fast.pyramids import infer_strides, pool
 from gkd_fast.watching import evaluating
@@ -123,10 +124,10 @@ def collect_candidates(
         progress(count)
     if not seen:
         raise ValueError("candidates: expected at least one batch of images, got none")
-    embeddings = [torch.cat(part, dim=1) for part in parts[:2]]
+    own, other = (torch.cat(part, dim=1) for part in parts[:2])
     labels, image_ids, boxes = (torch.cat(part) for part in parts[2:])
     flipped = torch.zeros_like(labels, dtype=torch.bool)
-    return Candidates(*embeddings, labels, image_ids, boxes, flipped, own_strides)
+    return Candidates(own, other, labels, image_ids, boxes, flipped, own_strides)
 
 
 @contextmanager
@@ -215,6 +216,8 @@ def dense_instances(student: Tensor, teacher: Tensor, settings: GKDSettings) -> 
 def generate_bank(candidates: Candidates, classes: tuple[str, ...], settings: GKDSettings) -> PrototypeBank:
     """Density filter and joint matching pursuit for all classes and levels (paper, prototype generation).
 
+    `prototype_selection` may put another choice in the place of the pursuit.
+
     A class without any instance gets no prototypes.
 
     Args:
@@ -265,14 +268,16 @@ def _prototype_count(rows: Tensor, settings: GKDSettings) -> int:
 
 
 def _pursue(candidates: Candidates, members: list[Tensor], settings: GKDSettings) -> list[Tensor]:
-    """Matching pursuit of every class and level as one padded batch; per class the picked rows [L,M]."""
+    """The picks of every class and level, matching pursuit as one padded batch; per class the rows [L,M]."""
     spaces = [F.normalize(space, dim=-1) for space in (candidates.student, candidates.teacher)]
     levels = len(candidates.strides)
     padded = torch.nn.utils.rnn.pad_sequence(members, batch_first=True)
     dense = torch.zeros(len(members), levels, padded.shape[1], dtype=torch.bool)
     for label, rows in enumerate(members):
-        for level in range(levels if len(rows) else 0):
-            dense[label, level, : len(rows)] = dense_instances(spaces[0][level, rows], spaces[1][level, rows], settings)
+        for own in range(levels if len(rows) else 0):
+            dense[label, own, : len(rows)] = dense_instances(spaces[0][own, rows], spaces[1][own, rows], settings)
+    if settings.prototype_selection != "pursuit":
+        return [_selected(spaces, rows, dense[label], settings) for label, rows in enumerate(members)]
     problem_rows = padded.repeat_interleave(levels, dim=0)
     level = torch.arange(levels).repeat(len(members))[:, None]
     picks = ops.matching_pursuit(
@@ -286,3 +291,20 @@ def _pursue(candidates: Candidates, members: list[Tensor], settings: GKDSettings
     )
     rows = problem_rows.gather(1, picks.clamp(min=0))
     return list(rows.unflatten(0, (-1, levels)))
+
+
+def _selected(spaces: list[Tensor], rows: Tensor, dense: Tensor, settings: GKDSettings) -> Tensor:
+    """The rows [L,M] of a class by the other selections; `dense` [L,n]."""
+    if not len(rows):
+        return rows.new_zeros(len(dense), settings.prototypes)
+    picks = [
+        select(
+            spaces[0][level, rows],
+            spaces[1][level, rows],
+            own[: len(rows)],
+            settings.prototypes,
+            settings.prototype_selection,
+        )
+        for level, own in enumerate(dense)
+    ]
+    return rows[torch.stack(picks)]

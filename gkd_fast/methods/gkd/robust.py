@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +27,20 @@ _SHORTEST = 1e-8  # a shorter vector has a cosine of about 0 with any other
 
 
 class Adapters(nn.Module):
-    """One 1x1 convolution per level from the student's to the teacher's channels, with an optional ReLU.
+    """One convolution per level from the student's to the teacher's channels, with an optional ReLU.
 
     Args:
         channels: of student and teacher on each level.
+        kernel: cells a side of the convolution, odd.
         relu: whether a ReLU follows.
     """
 
-    def __init__(self, channels: Sequence[tuple[int, int]], *, relu: bool = False) -> None:
+    def __init__(self, channels: Sequence[tuple[int, int]], *, kernel: int = 1, relu: bool = False) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.Conv2d(student, teacher, 1) for student, teacher in channels)
+        self.padding = kernel // 2
+        self.levels = nn.ModuleList(
+            nn.Conv2d(student, teacher, kernel, padding=self.padding) for student, teacher in channels
+        )
         self.relu = relu
 
     def forward(self, features: Sequence[Tensor], units: Units | None = None) -> list[Tensor]:
@@ -44,12 +49,13 @@ class Adapters(nn.Module):
         A convolution that starts with outputs near 1 would need hundreds of steps to grow to a teacher of large maps.
         """
         adapted = []
-        for level, (conv, feature) in enumerate(zip(self.levels, features, strict=True)):
+        convolutions: list[Any] = list(self.levels)
+        for level, (conv, feature) in enumerate(zip(convolutions, features, strict=True)):
             weight, bias = conv.weight, conv.bias
             if units is not None:
                 deviation = units.deviations[level]
                 weight, bias = weight * deviation, bias * deviation + units.means[level]
-            adapted.append(F.conv2d(feature, weight, bias))
+            adapted.append(F.conv2d(feature, weight, bias, padding=self.padding))
         return [F.relu(feature) for feature in adapted] if self.relu else adapted
 
 
@@ -96,7 +102,7 @@ def instance_weights(
         student, teacher: L maps [N,C_S,H_l,W_l], [N,C_T,H_l,W_l].
         instances: B instances.
         bank: on the same device.
-        settings: negative, positive_weights.
+        settings: negative, robust_weights, positive_weights.
         strides: None: those of the bank in both.
 
     Returns:
@@ -104,7 +110,13 @@ def instance_weights(
     """
     with torch.no_grad():
         _, omega = discrepancy(student, teacher, instances, bank, settings, strides)
+        omega = _applied(omega, instances, settings)
     return omega.clamp(min=0) if settings.positive_weights else omega
+
+
+def _applied(omega: Tensor, instances: Instances, settings: GKDSettings) -> Tensor:
+    """omega [L,B], or 1 for every instance where the weights are off; 0 for padding."""
+    return omega if settings.robust_weights else (instances.labels >= 0).to(omega.dtype).expand_as(omega)
 
 
 def discrepancy(
@@ -116,11 +128,10 @@ def discrepancy(
     strides: Strides | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The discrepancy of each level [L], and omega [L,B]; arguments as of `instance_weights`."""
-    embedded = [
-        pool(maps, instances, own, settings.negative)
-        for maps, own in zip((student, teacher), strides or (bank.strides, bank.strides), strict=True)
-    ]
-    return ops.pairwise_discrepancy(*embedded, bank.student, bank.teacher, instances.labels, bank.class_offsets)
+    strides = strides or (bank.strides, bank.strides)
+    own = pool(student, instances, strides[0], settings.negative)
+    other = pool(teacher, instances, strides[1], settings.negative)
+    return ops.pairwise_discrepancy(own, other, bank.student, bank.teacher, instances.labels, bank.class_offsets)
 
 
 @torch.no_grad()
@@ -192,7 +203,7 @@ def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor, *, filled:
 
 
 def soft_label_loss(
-    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank, settings: GKDSettings
+    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank | None, settings: GKDSettings
 ) -> Tensor:
     """mean_i omega_i T^2 mean_c KL(teacher || student) over the places of an instance, at temperature T.
 
@@ -202,8 +213,8 @@ def soft_label_loss(
         soft: logits of both networks.
         omega: [L,B] robust weights of the instances.
         instances: for their classes.
-        bank: for the weights of a two-stage detector, which come from the RoI features.
-        settings: temperature, one_stage_soft, positive_weights.
+        bank: for the weights of a two-stage detector, which come from the RoI features; None: those of `omega`.
+        settings: temperature, one_stage_soft, robust_weights, positive_weights.
     """
     real = soft.instance >= 0
     count = parallel.total(real.sum()).clamp(min=1)
@@ -211,7 +222,9 @@ def soft_label_loss(
         return soft.student.sum() * 0
     student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
     instance = soft.instance.clamp(min=0)
-    if soft.student_embedding is not None and soft.teacher_embedding is not None:
+    if not settings.robust_weights:
+        weights = real.to(omega.dtype)
+    elif bank is not None and soft.student_embedding is not None and soft.teacher_embedding is not None:
         labels = instances.labels[instance]
         weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
     else:
@@ -274,12 +287,16 @@ def robust_distilling(
         The weighted terms ``global``, ``foreground``, ``background``, ``soft`` (float32 scalars, to be added
         up, over all processes that train together), and the robust weights omega [L,B].
     """
-    strides = strides or (bank.strides, bank.strides)
+    if strides is None:
+        assert bank is not None
+        strides = bank.strides, bank.strides
+    share: Tensor | float
     if bank is None:
         omega = (instances.labels >= 0).to(instances.boxes.dtype).expand(len(student), -1)
         share, whole = 1.0, omega.new_zeros(())
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
+        omega = _applied(omega, instances, settings)
         share, whole = _participating_share(instances, bank), levels.sum()
     imitated = imitated or teacher
     trust = None

@@ -15,6 +15,9 @@ class GKDSettings:
 
     prototypes: Annotated[int, POSITIVE] = 10
     """Prototypes of every class and level."""
+    prototype_selection: Literal["pursuit", "kmeans", "random"] = "pursuit"
+    """Which of the candidates become prototypes: those of the joint matching pursuit, those nearest to the centres of
+    k-means in both spaces together, or any; all among the candidates that are dense."""
     alpha: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the agreement between both spaces in the joint matching pursuit."""
     bandwidth: Annotated[float, POSITIVE] = 0.1
@@ -40,6 +43,9 @@ class GKDSettings:
     student_statistics: Literal["batch", "running"] = "batch"
     """Batch normalisation of the student while prototypes are generated: by the batch, as in its training steps,
     or by the running statistics, as in the published code, which starts from a finished student."""
+    robust_weights: bool = True
+    """Weigh every instance in feature losses, soft labels and masks by how far both spaces agree in it (off: all alike,
+    which shows what the weights bring)."""
     positive_weights: bool = True
     """Count negative robust weights as 0 (off: the published code, where they drive the student from the teacher)."""
     negative: Literal["clamp", "mirror"] = "clamp"
@@ -67,8 +73,10 @@ class GKDSettings:
     """Temperature of the soft labels."""
     attenuation: bool = True
     """Multiply the global and the feature losses by 1 - epoch / epochs."""
+    adapter: Literal["3x3", "1x1"] = "3x3"
+    """Convolution of every level that adapts the student's features: 3x3, or 1x1 (published code)."""
     adapter_relu: bool = False
-    """ReLU behind the 1x1 convolution that adapts the student's features."""
+    """ReLU behind that convolution."""
 
 
 PUBLISHED: dict[str, Any] = {
@@ -82,6 +90,7 @@ PUBLISHED: dict[str, Any] = {
     "background_trust": "none",
     "foreground_weight": 1.0,
     "background_weight": 4.0,
+    "adapter": "1x1",
     "one_stage_soft": "published",
     "feature_units": "published",
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def box_mean_pool(
-    features: Sequence[Tensor], boxes: Tensor, image_index: Tensor, strides: Sequence[int], *, negative: str
+    features: Sequence[Tensor], boxes: Tensor, image_index: Tensor, strides: Sequence[float], *, negative: str
 ) -> Tensor:
     """Embeddings [L,B,C]; see `gkd_fast.ops.box_mean_pool`."""
     undefined = boxes.isnan().any(dim=1)
@@ -20,7 +20,7 @@ def box_mean_pool(
     return torch.stack(levels).masked_fill(undefined[:, None], float("nan"))
 
 
-def _pool_level(feature: Tensor, corners: Tensor, image_index: Tensor, stride: int) -> Tensor:
+def _pool_level(feature: Tensor, corners: Tensor, image_index: Tensor, stride: float) -> Tensor:
     height, width = feature.shape[-2:]
     x1, y1, x2, y2 = (corners / stride).floor().unbind(1)
     left, right = _cell_range(x1, x2, width)

@@ -12,7 +12,7 @@ def masked_imitation(
     boxes: Tensor,
     image_index: Tensor,
     omega: Tensor,
-    strides: Sequence[int],
+    strides: Sequence[float],
     *,
     overlap: str,
     base_size: float,
@@ -51,7 +51,7 @@ def _weight_map(
     image_index: Tensor,
     value: Tensor,
     paints: Tensor,
-    stride: int,
+    stride: float,
     overlap: str,
 ) -> Tensor:
     """W [N,H,W]: boxes painted in order, those without area into a single cell."""

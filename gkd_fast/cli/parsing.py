@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import inspect
 import io
 import itertools
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import make_dataclass
 from typing import Annotated, Any, TypeVar
@@ -51,7 +53,9 @@ def parse(arguments: Sequence[str], command: str, description: str, start: T, *,
             values = _parsed(rest, command, description, start, options, with_aliases=True)
     except SystemExit as end:
         hint = "--help shows all options" if len(main) == len(options) else "--help-all shows all options"
-        raise InputError(f"{_first_paragraph(complaint.getvalue()).rstrip('.')}; {hint}") from end
+        raise InputError(
+            f"{_with_nearest(_first_paragraph(complaint.getvalue()).rstrip('.'), options)}; {hint}"
+        ) from end
     settings = changed(start, values)
     check_options(settings)
     return settings
@@ -117,6 +121,13 @@ def _flat(title: str, options: list[Option], values: dict[str, Any], with_aliase
 def _argument(option: Option, with_aliases: bool) -> Any:
     aliases = [f"--{name.replace('_', '-')}" for name in option.aliases] if with_aliases else None
     return tyro.conf.arg(help=option.text, aliases=aliases or None)
+
+
+def _with_nearest(message: str, options: Sequence[Option]) -> str:
+    """The message about an unknown option with the known one whose name is the most alike."""
+    unknown = re.search(r"Unrecognized options: (--[\w-]+)", message)
+    near = difflib.get_close_matches(unknown[1], [option.flag for option in options], 1) if unknown else []
+    return f"{message} ({near[0]}?)" if near else message
 
 
 def _first_paragraph(boxed: str) -> str:

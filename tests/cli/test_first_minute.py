@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WRONG = {
     "train --epochs x": "--epochs",
     "train --epochs 0": "--epochs: expected a positive number, got 0",
-    "train --metod gkd": "--metod",
+    "train --metod gkd": "Unrecognized options: --metod, gkd (--method?)",
     "train --method nothing": "--method: expected names of gkd",
     "train --method crosskd": "--method: crosskd needs the heads of two torchvision RetinaNets",
     "train --preset nothing": "--preset: expected one of scenes",

@@ -22,11 +22,11 @@ _BY_HOOKS = "which teaches through gkd_fast.Distiller (docs/integrations.md)"
 
 # Names that mark a detector of another kind, the more particular before the more general.
 _OTHERS = (
+    (r"(rpn_head\.init_proposal|init_proposal_boxes)", "a Sparse R-CNN"),
     (r"roi_head\.bbox_head\.\d\.|roi_heads\.box_(head|predictor)\.\d\.(fc|cls_score)", "a Cascade R-CNN"),
     (r"backbone\.res\d\.|roi_heads\.res5\.", "a C4 or DC5 detector, without a feature pyramid"),
     (r".*(keypoint_head|keypoint_predictor)\.", "a Keypoint R-CNN"),
     (r"(semantic_head|sem_seg_head|panoptic_fusion_head)\.", "a panoptic or semantic network"),
-    (r"(rpn_head\.init_proposal|init_proposal_boxes)", "a Sparse R-CNN"),
     (r"rpn_head\.(conv_centerness|conv_cls|scales)", "a Faster R-CNN with proposals of FCOS"),
     (r"rpn_head\.(conv_loc|conv_shape|feature_adaption)", "a detector with guided anchoring"),
     (r"roi_head\.shared_head\.", "a C4 detector, without a feature pyramid"),
@@ -37,6 +37,8 @@ _OTHERS = (
     (r"bbox_head\.atss_|head\.(cls_logits|centerness)\.", "an ATSS or PAA"),
     (r"bbox_head\.gfl_", "a GFL"),
     (r"bbox_head\.vfnet_", "a VarifocalNet"),
+    (r"bbox_head\.tood_", "a TOOD"),
+    (r"neck\.dilated_encoder", "a YOLOF"),
     (
         r"bbox_head\.(conv_centerness|conv_cls)|head\.(ctrness|fcos_|regression_head\.bbox_ctr)",
         "an FCOS, or a detector with its head",

@@ -248,6 +248,14 @@ REFUSED = [  # source, kind, weights beside the right ones, weights that are mis
     ("mmdet", "retinanet", {"bbox_head.cls_convs.0.gn.weight": (1,)}, "", "normalisation in RetinaNet's heads"),
     ("mmdet", "retinanet", {"bbox_head.atss_cls.weight": (1,)}, "", "an ATSS or PAA"),
     ("detectron2", "faster_rcnn", {"roi_heads.box_head.0.fc1.weight": (1,)}, "", "a Cascade R-CNN"),
+    ("mmdet", "faster_rcnn", {"rpn_head.init_proposal_bboxes.weight": (1,)}, "", "a Sparse R-CNN"),
+    ("mmdet", "faster_rcnn", {"roi_head.shared_head.layer4.0.conv1.weight": (1,)}, "", "a C4 detector"),
+    ("mmdet", "faster_rcnn", {"backbone.layer2.0.conv2.conv_offset.weight": (1,)}, "", "deformable convolutions"),
+    ("mmdet", "retinanet", {"encoder.layers.0.norm.weight": (1,), "bbox_head.fc_cls.bias": (1,)}, "", "a DETR"),
+    ("mmdet", "retinanet", {"bbox_head.tl_heat.0.weight": (1,)}, "", "a CornerNet"),
+    ("mmdet", "retinanet", {"backbone.features.0.weight": (1,)}, "", "a VGG or MobileNet as backbone"),
+    ("mmdet", "retinanet", {"neck.dilated_encoder_blocks.0.conv1.bn.weight": (1,)}, "", "a YOLOF"),
+    ("mmdet", "retinanet", {"bbox_head.shared_fcs.0.weight": (1,)}, "", r"a detector of mmdet before 2\.0"),
     ("detectron2", "faster_rcnn", {"roi_heads.box_head.conv1.weight": (1,)}, "", "convolutions in the box head"),
     ("detectron2", "retinanet", {"head.cls_subnet.1.weight": (1,)}, "", "normalisation in RetinaNet's heads"),
     ("detectron2", "retinanet", {"backbone.res2.0.conv1.weight": (1,)}, "", "a C4 or DC5 detector"),
@@ -316,15 +324,42 @@ def test_anchors_that_no_file_describes_are_refused() -> None:
         imported(state, "mmdet", "faster_rcnn", network("mmdet"))
 
 
-@pytest.mark.parametrize("prefix", ["student.", "architecture.", "module."])
+def test_detectors_without_a_pyramid_or_proposals_are_refused() -> None:
+    state, _ = source_result("mmdet", "faster_rcnn", network("mmdet"))
+    for part, message in (("neck.", "a detector without a feature pyramid, C4 or DC5"), ("rpn_head.", "a Fast R-CNN")):
+        with pytest.raises(InputError, match=message):
+            imported(
+                {n: v for n, v in state.items() if not n.startswith(part)}, "mmdet", "faster_rcnn", network("mmdet")
+            )
+
+
+def test_weights_that_are_not_finite_and_versions_of_other_boxes_are_refused() -> None:
+    state, _ = source_result("mmdet", "faster_rcnn", network("mmdet"))
+    with pytest.raises(InputError, match=r"x.pth: of mmdet 1\.2\.0, whose boxes count one pixel more"):
+        convert(ForeignCheckpoint(state, NAMES, "", "1.2.0"), Source(backbone="short"), "x.pth")
+    name = "neck.fpn_convs.0.conv.bias"
+    state[name] = state[name].clone().fill_(torch.nan)
+    with pytest.raises(InputError, match=rf"weights that are not finite \(1 names, the first {name}\)"):
+        convert(ForeignCheckpoint(state, NAMES, ""), Source(backbone="short"), "x.pth")
+
+
+def test_buffers_of_losses_belong_to_no_network() -> None:
+    state, _ = source_result("mmdet", "retinanet", network("mmdet"))
+    _, plain = imported(state, "mmdet", "retinanet", network("mmdet"))
+    _, model = imported(state | {"bbox_head.loss_cls.edges": torch.zeros(31)}, "mmdet", "retinanet", network("mmdet"))
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["student.", "architecture.", "module.", "_orig_mod.module."])
 def test_networks_within_networks_are_taken_by_their_prefix(prefix: str) -> None:
     state, _ = source_result("mmdet", "faster_rcnn", network("mmdet"))
     inner = {f"{prefix}{name}": value for name, value in state.items()}
-    if prefix != "module.":
+    wrapped = prefix.endswith("module.")
+    if not wrapped:
         inner |= {f"teacher.{name}": value + 1 for name, value in state.items()}
         with pytest.raises(InputError, match=rf"{prefix} \(\d+ weights\), teacher. \(\d+ weights\); --prefix"):
             imported(inner, "mmdet", "faster_rcnn", network("mmdet"))
-    given = {} if prefix == "module." else {"prefix": prefix}
+    given = {} if wrapped else {"prefix": prefix}
     _, model = imported(inner, "mmdet", "faster_rcnn", network("mmdet"), **given)
     _, plain = imported(state, "mmdet", "faster_rcnn", network("mmdet"))
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())

@@ -173,7 +173,8 @@ class RunningStatistics:
         self._views = []
         if not self._layers:
             return
-        buffers = [buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var)]
+        found = [buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var)]
+        buffers = [buffer for buffer in found if buffer is not None]
         self._flat = torch.cat([buffer.flatten() for buffer in buffers])
         self._saved = torch.empty_like(self._flat)
         parts = self._flat.split([buffer.numel() for buffer in buffers])

@@ -94,7 +94,8 @@ def save_detector(
     ap: float | None = None,
 ) -> None:
     """Write a finished detector."""
-    state = {name: value.detach().cpu() for name, value in whole_state(model).items()}
+    # Copies: what training keeps in one piece lies in the file one by one.
+    state = {name: value.detach().cpu().clone() for name, value in whole_state(model).items()}
     if not parallel.is_main():
         return
     content = {

@@ -157,7 +157,7 @@ class RunningStatistics:
 
     def save(self) -> None:
         """Remember the statistics before a step."""
-        buffers = self._buffers()
+        buffers = [buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var)]
         if len(buffers) != len(self._views) or any(b is not v for b, v in zip(buffers, self._views, strict=True)):
             self._join()
         self._saved.copy_(self._flat)
@@ -167,18 +167,14 @@ class RunningStatistics:
         if self._views:
             torch.where(finite, self._flat, self._saved, out=self._flat)
 
-    def _buffers(self) -> list[Tensor]:
-        """Mean and variance of every layer in turn, of those that have them."""
-        pairs = [(layer.running_mean, layer.running_var) for layer in self._layers]
-        return [buffer for pair in pairs for buffer in pair if buffer is not None]
-
     def _join(self) -> None:
         """Make all buffers parts of one tensor: at first, and where a layer was given others."""
         self._layers = [layer for layer in self._layers if layer.running_mean is not None]
         self._views = []
         if not self._layers:
             return
-        buffers = self._buffers()
+        found = [buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var)]
+        buffers = [buffer for buffer in found if buffer is not None]
         self._flat = torch.cat([buffer.flatten() for buffer in buffers])
         self._saved = torch.empty_like(self._flat)
         parts = self._flat.split([buffer.numel() for buffer in buffers])

@@ -41,6 +41,9 @@ def _difference(got: Tensor | None, expected: Tensor | None, tolerance: float) -
         return None if got is expected else "missing in one of the two"
     if got.shape != expected.shape:
         return f"shape {tuple(got.shape)} instead of {tuple(expected.shape)}"
+    if not expected.is_floating_point():
+        differing = int((got != expected).sum())
+        return f"{differing} of {expected.numel()} numbers differ" if differing else None
     if not torch.equal(got.isnan(), expected.isnan()):
         return "NaN at other places"
     error = torch.linalg.vector_norm((got.double() - expected.double()).nan_to_num())

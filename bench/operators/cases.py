@@ -1,4 +1,4 @@
-"""The seven measured operators: inputs, implementations, compulsory work."""
+"""The measured operators: inputs, implementations, compulsory work."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.measuring.agreement import disagreement, pick_disagreement
 from bench.operators import published
 from bench.operators.case import Case, Implementation, Setting, fused, implementations, on_backend
+from bench.operators.detection import DETECTION
 from bench.operators.shapes import Shape, make_boxes, make_generator, make_pyramid, make_samples
 from bench.operators.work import computed, covered_bytes, map_bytes, moved, tensor_bytes
 from gkd_fast import ops
@@ -317,4 +318,5 @@ CASES = {
     "masked_imitation": _masked_imitation,
     "matching_pursuit": _matching_pursuit,
     "distill_loss": _distill_loss,
+    **DETECTION,
 }

@@ -59,7 +59,9 @@ _DETECTRON2: Rules = [
     (r"head\.bbox_pred\.(\w+)", "head.regression_head.bbox_reg.{0}"),
 ]
 _RULES = {"mmdet": _MMDET, "detectron2": _DETECTRON2}
-_NO_WEIGHTS = re.compile(r".*num_batches_tracked|pixel_(mean|std)|.*anchor_generator\.cell_anchors\.\d")
+_NO_WEIGHTS = re.compile(
+    r".*num_batches_tracked|pixel_(mean|std)|.*anchor_generator\.cell_anchors\.\d|.*head\.loss_\w+\.\w+"
+)
 _ONLY = {"faster_rcnn": ("rpn.", "roi_heads."), "retinanet": ("head.", "backbone.fpn.extra_blocks.")}
 _PER_ANCHOR = (
     "rpn.head.cls_logits",

@@ -20,7 +20,7 @@ from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import decode, match
 from gkd_fast.detectors.suppression import postprocess_anchors
-from gkd_fast.detectors.truth import PaddedTruth, Target, row_numbers
+from gkd_fast.detectors.truth import PaddedTruth, Target, first_instances
 from gkd_fast.instances import SoftPairs
 from gkd_fast.ops.reference.anchor_losses import anchor_rows
 from gkd_fast.overlap import giou_loss
@@ -84,8 +84,7 @@ class RetinaNetAdapter:
             ),
             "loss_bbox_regression": box_loss(head.regression_head, offsets, anchors, matched, truth, weight),
         }
-        first = row_numbers(matched) * truth.labels.shape[1]
-        soft = {"logits": logits, "matched": matched, "first": first}
+        soft = {"logits": logits, "matched": matched, "first": first_instances(truth.labels)}
         return StudentPass(losses, features, truth.instances(), (), soft)
 
     def soft_pairs(self, own: StudentPass, teacher: RetinaNetAdapter, teacher_pyramid: dict[str, Tensor]) -> SoftPairs:
@@ -167,8 +166,9 @@ def box_loss(
 
 def _per_object(matched: Tensor) -> Tensor:
     """[N] 1 / (matched anchors of the image, images of all processes)."""
-    images = len(matched) * parallel.world_size()
-    return (images * (matched >= 0).sum(1).clamp(min=1)).reciprocal()
+    images, device = len(matched) * parallel.world_size(), matched.device
+    share = remembered(("share", images, device), lambda: torch.full((), 1 / images, device=device))
+    return share / (matched >= 0).sum(1).clamp(min=1)
 
 
 def _check_anchors(own: AnchorGenerator, teacher: AnchorGenerator) -> None:

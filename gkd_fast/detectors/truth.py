@@ -53,6 +53,12 @@ def row_numbers(rows: Tensor) -> Tensor:
     return remembered(("numbers", len(rows), rows.device), lambda: torch.arange(len(rows), device=rows.device))
 
 
+def first_instances(rows: Tensor) -> Tensor:
+    """int64 [N], the number of each image's first place among those of [N,G,...]."""
+    images, most = rows.shape[:2]
+    return remembered(("first", images, most, rows.device), lambda: torch.arange(images, device=rows.device).mul_(most))
+
+
 class BatchTargets(list[Target]):
     """Targets of a batch, boxes and labels of each image, as views of tensors that hold those of all.
 

@@ -15,6 +15,7 @@ PUBLISHED_CHANNELS = 256
 PUBLISHED_PIXELS = 800 * 1344  # 800 x 1333 padded to a multiple of 32
 PUBLISHED_IMAGES = 2  # of a device, in the published runs
 _STEPS = 50  # an average over them is within a few percent of that over the data set
+_LEAST = 1e-30  # variance below which what is divided by the deviation has no finite square in float32
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class TeacherUnits:
         means = list(self._mean.split(self._channels))
         variances = torch.stack([part.mean() for part in self._variance.split(self._channels)])
         squares = torch.stack([mean.square().mean() for mean in means]) + variances
-        units = Units(means, variances.sqrt().where(variances > 1e-10 * squares, 1.0))
+        units = Units(means, variances.sqrt().where(variances > (1e-10 * squares).clamp(min=_LEAST), 1.0))
         if self.settled:
             self._final = units
         return units

@@ -140,12 +140,20 @@ def load_triton() -> str:
     try:
         import gkd_fast.kernels.launchers  # noqa: F401
 
-        if not _interpreting():
-            import triton
-
-            # Compiles the driver's launcher: the first thing that fails where there is no C compiler.
-            triton.runtime.driver.active.get_current_target()
     except Exception as error:  # no triton for this platform, or one that does not suit this torch
+        return _short_reason(error)
+    return "" if _interpreting() else triton_failure()
+
+
+@functools.cache
+def triton_failure() -> str:
+    """Why Triton can launch no kernel on the GPU of this machine, or ""."""
+    try:
+        import triton
+
+        # Compiles the driver's launcher: the first thing that fails where there is no C compiler.
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:
         return _short_reason(error)
     return ""
 

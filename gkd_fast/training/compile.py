@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+from gkd_fast.ops._dispatch import triton_failure
 
 R = TypeVar("R")
 
@@ -20,7 +23,9 @@ _WARM, _MEASURED = 5, 15  # steps before the step is timed, and timed
 
 
 class AutoCompile:
-    """Decides whether a run compiles its steps; ``auto`` does on a GPU, once the rest of the run wins it back.
+    """Decides whether a run compiles its steps.
+
+    ``auto`` does on a GPU, once the rest of the run wins it back, and where Triton can launch what is compiled.
 
     Args:
         choice: of the run.
@@ -48,13 +53,20 @@ class AutoCompile:
             elif self._seen == _WARM + _MEASURED:
                 # The host runs ahead of the device by a few steps at most.
                 a_step = (time.perf_counter() - self._started) / _MEASURED
-                self.decided = pays(self.left, a_step, self.graphs)
+                self.decided = pays(self.left, a_step, self.graphs) and _can_launch()
         return bool(self.decided)
 
 
 def pays(steps: int, seconds: float, graphs: int) -> bool:
     """Whether compiling wins its time back in so many steps of so many seconds each."""
     return steps * seconds * _SAVED > graphs * _SECONDS_A_GRAPH
+
+
+def _can_launch() -> bool:
+    reason = triton_failure()
+    if reason:
+        warnings.warn(f"--compile auto: steps are not compiled, Triton does not run here: {reason}", stacklevel=3)
+    return not reason
 
 
 class CompiledStep(Generic[R]):
@@ -67,13 +79,14 @@ class CompiledStep(Generic[R]):
         budget: most graphs.
 
     Attributes:
-        seconds: that each graph took, its first step included, by the shape.
+        seconds: that each graph took, its first step included, by the shape; see `backward_done`.
     """
 
     def __init__(self, function: Callable[..., R], budget: int) -> None:
         self.function, self.budget = function, budget
         self.seconds: dict[tuple[int, ...], float] = {}
         self._compiled: dict[tuple[int, ...], Callable[..., R]] = {}
+        self._new: tuple[tuple[int, ...], float] | None = None  # shape and start of a call that made a graph
 
     def __call__(self, first: Tensor, *arguments: Any) -> R:
         """The function's value.
@@ -110,7 +123,14 @@ class CompiledStep(Generic[R]):
             raise RuntimeError(f"--compile: the step did not compile: {_cause(error)}") from error
         self._compiled[shape] = compiled
         self.seconds[shape] = time.perf_counter() - started
+        self._new = shape, started
         return value
+
+    def backward_done(self) -> None:
+        """To be called after the backward pass of a value, which compiles its half of the graph, to count that."""
+        if self._new:
+            shape, started = self._new
+            self.seconds[shape], self._new = time.perf_counter() - started, None
 
 
 def _with_code_of_its_own(function: Callable[..., R]) -> Callable[..., R]:

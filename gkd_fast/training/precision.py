@@ -144,27 +144,44 @@ def _is_strided_depthwise(
 class RunningStatistics:
     """Batch normalisation's running statistics, which a bad batch would spoil in the forward pass.
 
-    They are saved in one piece, and all restored at once.
+    The layers' buffers become views of one tensor, which one launch saves and one restores.
+
+    Args:
+        model: on the device, and in one piece.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        self._buffers = [
-            buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
-        ]
-        sizes = [buffer.numel() for buffer in self._buffers]
-        self._saved = torch.cat([buffer.flatten() for buffer in self._buffers]) if sizes else None
-        self._sizes = sizes
+        self._layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._views: list[Tensor] = []
+        self._flat = self._saved = torch.empty(0)
 
     def save(self) -> None:
         """Remember the statistics before a step."""
-        if self._saved is not None:
-            torch.cat([buffer.flatten() for buffer in self._buffers], out=self._saved)
+        buffers = self._buffers()
+        if len(buffers) != len(self._views) or any(b is not v for b, v in zip(buffers, self._views, strict=True)):
+            self._join()
+        self._saved.copy_(self._flat)
 
     def keep(self, finite: Tensor) -> None:
         """Restore what was saved unless `finite` (a bool scalar on the device)."""
-        if self._saved is None:
+        if self._views:
+            torch.where(finite, self._flat, self._saved, out=self._flat)
+
+    def _buffers(self) -> list[Tensor]:
+        """Mean and variance of every layer in turn, of those that have them."""
+        pairs = [(layer.running_mean, layer.running_var) for layer in self._layers]
+        return [buffer for pair in pairs for buffer in pair if buffer is not None]
+
+    def _join(self) -> None:
+        """Make all buffers parts of one tensor: at first, and where a layer was given others."""
+        self._layers = [layer for layer in self._layers if layer.running_mean is not None]
+        self._views = []
+        if not self._layers:
             return
-        now = torch.cat([buffer.flatten() for buffer in self._buffers])
-        kept = torch.where(finite, now, self._saved).split(self._sizes)
-        torch._foreach_copy_(self._buffers, [part.view_as(b) for part, b in zip(kept, self._buffers, strict=True)])
+        buffers = self._buffers()
+        self._flat = torch.cat([buffer.flatten() for buffer in buffers])
+        self._saved = torch.empty_like(self._flat)
+        parts = self._flat.split([buffer.numel() for buffer in buffers])
+        self._views = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
+        for layer, mean, variance in zip(self._layers, self._views[::2], self._views[1::2], strict=True):
+            layer.running_mean, layer.running_var = mean, variance

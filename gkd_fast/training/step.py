@@ -113,6 +113,8 @@ class TrainStep:
         features, terms = self.together(forward, images, targets, kappa)
         self._measure(terms, features)
         self.backward(terms)
+        if self.compiled:
+            self.compiled.backward_done()
         values = self.update(terms, [target["image_id"] for target in batch[1]])
         self.steps += 1
         return dict(zip(terms, values, strict=True))

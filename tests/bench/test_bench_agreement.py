@@ -47,6 +47,16 @@ def test_gradient_of_a_truth_without_any_is_held_absolutely():
     assert disagreement(Result([torch.full((3,), 0.1)], []), truth, torch.float32)
 
 
+def test_whole_numbers_agree_where_they_are_equal():
+    numbers = torch.arange(1000)
+    assert disagreement(Result([numbers], []), Result([numbers.clone()], []), torch.bfloat16) is None
+    other = numbers.clone()
+    other[7] = 8
+    assert disagreement(Result([other], []), Result([numbers], []), torch.bfloat16) == (
+        "output 0: 1 of 1000 numbers differ"
+    )
+
+
 @pytest.fixture
 def problems() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)

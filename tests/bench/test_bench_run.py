@@ -52,8 +52,10 @@ def test_every_operator_is_measured(tiny, monkeypatch, capsys, tmp_path):
     assert {row["op"] for row in rows} == set(CASES)
     for op in CASES:
         own = {row["impl"]: row for row in rows if row["op"] == op}
-        assert own["reference"]["status"] == own["compiled"]["status"] == "ok"
-        assert own["compiled"]["ratios"]["reference"] > 0
+        assert own["reference"]["status"] == "ok"
+        if op != "batched_nms":  # whose reference is no graph
+            assert own["compiled"]["status"] == "ok"
+            assert own["compiled"]["ratios"]["reference"] > 0
     table = capsys.readouterr().out
     assert table.startswith("- Machine: ")
     assert "threads" in table.splitlines()[0]

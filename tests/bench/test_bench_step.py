@@ -139,8 +139,10 @@ def test_wrong_options_end_in_one_line(arguments: list[str], capsys: pytest.Capt
 def test_kernels_and_waits_of_the_main_job() -> None:
     rows = {(row.detector, row.variant): row for row in count(measure.DETECTORS, ["a", "b", "c"], MAIN_JOB)}
     assert all(row.waits == 0 for (_, variant), row in rows.items() if variant != "a")
-    assert rows["faster_rcnn", "c"].kernels <= 1300
-    assert rows["faster_rcnn", "c"].kernels_detector <= 120
+    for (_, variant), row in rows.items():
+        if variant != "a":
+            assert row.kernels <= 1300
+            assert row.kernels_detector <= 120
     assert rows["faster_rcnn", "a"].waits > 100
     assert rows["retinanet", "a"].waits > 100
 

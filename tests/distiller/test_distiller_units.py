@@ -134,6 +134,14 @@ def test_a_level_that_does_not_vary_has_deviation_one() -> None:
     assert units.units().deviations.tolist() == [1.0]
 
 
+def test_a_level_that_varies_by_nothing_that_float32_can_square_has_deviation_one() -> None:
+    units = TeacherUnits()
+    units.add([torch.randn(2, 3, 4, 4) * 1e-19, torch.randn(2, 3, 4, 4) * 1e-9])
+    first, second = units.units().deviations.tolist()
+    assert first == 1.0
+    assert 1e-10 < second < 1e-8
+
+
 def test_units_go_on_from_a_state() -> None:
     _, student, distiller = make_pair()
     train_step(student, distiller)

@@ -27,7 +27,7 @@ class Problem:
     """Inputs of one operator.
 
     Attributes:
-        leaves: differentiated, in the problem's dtype.
+        leaves: differentiated, in the problem's dtype; none where the operator has no gradient.
         fixed: in the problem's dtype as well.
         exact: boxes, indices and weights, whose dtype stays.
         function: outputs of (leaves, fixed, exact).
@@ -133,6 +133,75 @@ def masked_imitation(count: int = BOXES) -> Problem:
     )
 
 
+def _anchors() -> Tensor:
+    """[A,4] on the cells of all levels, two a cell; many have equal IoUs with a box."""
+    found = []
+    for stride, (height, width) in zip(STRIDES, SIZES, strict=True):
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        centre = torch.stack([x, y], 2).view(-1, 1, 2) * float(stride)
+        half = stride * torch.tensor([[1.5, 1.5], [3.0, 2.0]])
+        found.append(torch.cat([centre - half, centre + half], 2).view(-1, 4))
+    return torch.cat(found)
+
+
+def _truth(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Boxes [N,count,4] of whole numbers, and how many of them each image has: all, half, none."""
+    boxes = torch.stack([_boxes(count, generator)[0].round() for _ in range(IMAGES)])
+    return boxes, torch.tensor([count, count // 2, 0])
+
+
+def _matches(count: int, generator: torch.Generator) -> Tensor:
+    """Matches [N,A] of all kinds."""
+    return torch.randint(-2, max(count, 1), (IMAGES, len(_anchors())), generator=generator).clamp(max=count - 1)
+
+
+def _predictions(values: int, generator: torch.Generator) -> list[Tensor]:
+    """L maps [N,2*values,H_l,W_l]."""
+    return [3 * torch.randn(IMAGES, 2 * values, *size, generator=generator, dtype=torch.float64) for size in SIZES]
+
+
+def match_anchors(count: int = BOXES) -> Problem:
+    options = {"high_threshold": 0.7, "low_threshold": 0.3, "allow_low_quality_matches": True}
+    boxes, counts = _truth(count, torch.Generator().manual_seed(5))
+    return Problem([], [], [_anchors(), boxes, counts], lambda _l, _f, e: ops.match_anchors(*e, **options))
+
+
+def encode_boxes(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(6)
+    boxes = torch.stack([_boxes(count, g, odd=False)[0] for _ in range(IMAGES)])
+    weights = (10.0, 10.0, 5.0, 5.0)
+    exact = [_anchors(), boxes, _matches(count, g)]
+    return Problem([], [], exact, lambda _l, _f, e: ops.encode_boxes(*e, weights=weights))
+
+
+def sample_balanced(count: int = BOXES) -> Problem:
+    exact = [_matches(count, torch.Generator().manual_seed(7)), torch.tensor([0, 2**40 + 7, -5])]
+    return Problem([], [], exact, lambda _l, _f, e: ops.sample_balanced(*e, 256, positive_fraction=0.25))
+
+
+def batched_nms(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(8)
+    boxes = torch.stack([_boxes(count, g)[0].round() for _ in range(IMAGES)])
+    scores = (torch.rand(IMAGES, count, generator=g) * 20).round() / 20  # ties
+    groups = torch.randint(-1, 3, (IMAGES, count), generator=g)
+    return Problem([], [], [boxes, scores, groups], lambda _l, _f, e: ops.batched_nms(*e, 0.5, most=50))
+
+
+def sigmoid_focal_loss(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(9)
+    labels = torch.randint(CLASSES, (IMAGES, count), generator=g)
+    exact = [_matches(count, g), labels, torch.tensor([0.3, 0.02, 1.0])]
+    leaves = _predictions(CLASSES, g)
+    return Problem(leaves, [], exact, lambda m, _, e: ops.sigmoid_focal_loss(m, *e, classes=CLASSES))
+
+
+def smooth_l1_loss(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(10)
+    leaves, matched = _predictions(4, g), _matches(count, g)
+    exact = [matched, torch.randn(*matched.shape, 4, generator=g), torch.tensor([0.3, 0.02, 1.0])]
+    return Problem(leaves, [], exact, lambda m, _, e: ops.smooth_l1_loss(m, *e, beta=1 / 9))
+
+
 PROBLEMS = {
     function.__name__: function
     for function in (
@@ -141,5 +210,11 @@ PROBLEMS = {
         prototype_projection,
         pairwise_discrepancy,
         masked_imitation,
+        match_anchors,
+        encode_boxes,
+        sample_balanced,
+        batched_nms,
+        sigmoid_focal_loss,
+        smooth_l1_loss,
     )
 }

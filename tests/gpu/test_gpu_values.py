@@ -43,7 +43,7 @@ def test_float32_errs_no_more_than_the_reference(name, device):
     def error():
         outputs, gradients = placed.run()
         pairs = zip([*outputs, *gradients], [*truth.outputs, *truth.gradients], strict=True)
-        return math.hypot(*(_relative(got.cpu().double(), expected) for got, expected in pairs))
+        return math.hypot(*(_relative(got.cpu().double(), expected.double()) for got, expected in pairs))
 
     ours = error()
     with ops.use_backend("reference"):

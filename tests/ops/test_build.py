@@ -107,4 +107,5 @@ def test_triton_without_a_compiler_is_not_available(monkeypatch: pytest.MonkeyPa
             raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
     monkeypatch.setattr(type(triton.runtime.driver), "active", Driver(), raising=False)
+    monkeypatch.setattr(_dispatch, "triton_failure", _dispatch.triton_failure.__wrapped__)
     assert _dispatch.load_triton.__wrapped__().startswith("Failed to find C compiler")

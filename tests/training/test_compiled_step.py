@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,12 +60,17 @@ def test_auto_compiles_on_a_gpu_where_it_is_won_back(monkeypatch: pytest.MonkeyP
     assert not pays(1000, 0.1, 4)
     clock = iter(range(0, 1000, 3))
     monkeypatch.setattr(compiling.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(compiling, "triton_failure", lambda: "")
     decide = AutoCompile("auto", gpu, 4, 20_000)  # 3 s in 15 steps
     found = [decide() for _ in range(30)]
     assert not any(found[:19])
     assert all(found[19:])
     decide = AutoCompile("auto", gpu, 4, 5000)
     assert not any(decide() for _ in range(30))
+    monkeypatch.setattr(compiling, "triton_failure", lambda: "no C compiler")
+    decide = AutoCompile("auto", gpu, 4, 20_000)
+    with pytest.warns(UserWarning, match="not compiled, Triton does not run here: no C compiler"):
+        assert not any(decide() for _ in range(30))
 
 
 @pytest.mark.usefixtures("quick")
@@ -138,6 +144,21 @@ def test_a_run_off_or_without_room_for_boxes_is_not_compiled() -> None:
         step, _ = make_step(make_config("retinanet", run={"compile": choice}), distilled=False)
         other = TrainStep(step.adapter, step.config, 1e-3, CPU, most=most)
         assert other.compiled is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_time_of_a_graph_ends_with_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, clock = CompiledStep(lambda x: x.square().sum(), 2), iter((100.0, 103.0, 107.0))
+    monkeypatch.setattr(compiling, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    x = torch.ones(1, 8, requires_grad=True)
+    value = step(x)
+    assert step.seconds == {(1, 8): 3.0}
+    value.backward()
+    step.backward_done()
+    assert step.seconds == {(1, 8): 7.0}
+    step(x).backward()
+    step.backward_done()
+    assert step.seconds == {(1, 8): 7.0}
 
 
 @pytest.mark.usefixtures("quick")

@@ -92,6 +92,33 @@ def test_running_statistics_survive_a_bad_batch() -> None:
     assert norm.running_mean.isfinite().all()
 
 
+def test_one_launch_saves_all_running_statistics_and_one_restores_them() -> None:
+    network = torch.nn.Sequential(*(torch.nn.BatchNorm2d(channels) for channels in (3, 4, 5)))
+    network.append(torch.nn.BatchNorm2d(6, track_running_stats=False))
+    statistics = RunningStatistics(network)
+    statistics.save()
+    with Launches() as launches:
+        statistics.save()
+        statistics.keep(torch.tensor(True))
+    assert launches.kernels == {"copy_": 1, "where": 1}
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(state)
+    network[1].running_mean = torch.full((4,), 7.0)  # as .to(...) does: another tensor
+    statistics.save()
+    for layer in network[:3]:
+        layer.running_mean.fill_(float("nan"))
+    statistics.keep(torch.tensor(False))
+    assert torch.equal(network[1].running_mean, torch.full((4,), 7.0))
+    assert all(torch.equal(layer.running_mean, torch.zeros(layer.num_features)) for layer in (network[0], network[2]))
+
+
+def test_a_network_without_statistics_has_none_to_keep() -> None:
+    for network in (torch.nn.Linear(2, 3), torch.nn.BatchNorm2d(3, track_running_stats=False)):
+        statistics = RunningStatistics(network)
+        statistics.save()
+        statistics.keep(torch.tensor(False))
+
+
 def test_clipping_leaves_the_norm_at_its_limit() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = build_optimizer([parameter], make_config(optim={"optimizer": "sgd"}).optim, 1.0)

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_runs import tiny_run
 
 import gkd_fast
@@ -133,3 +134,30 @@ def test_the_changelog_goes_on_from_this_version() -> None:
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
     headings = [line.split()[1].strip("[]") for line in lines if line.startswith("## ")]
     assert headings[:2] == ["Unreleased", gkd_fast.__version__]
+
+
+def test_every_way_of_checking_runs_the_same_checks() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = {hook["entry"] for hook in hooks}
+    assert checks == {"ruff check", "ruff format --check", "mypy"}
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+    steps = [step["run"] for step in workflow["jobs"]["checks"]["steps"] if "run" in step]
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    for lines in (steps, script):
+        assert checks <= {line.removesuffix(" .") for line in lines}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.stem)
+def test_github_can_read_its_files(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    if path.parent.name == "workflows":
+        assert {"name", "jobs", "permissions"} <= set(content)
+    elif path.stem != "config":
+        assert {"name", "description", "body"} <= set(content)
+
+
+def test_the_citation_is_the_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
+    assert names == ["Tang", "Zhang", "Cheng", "Lu", "Xu", "Niu", "He"]
+    assert citation["license"] == "Apache-2.0"

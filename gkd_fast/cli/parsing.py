@@ -131,6 +131,8 @@ def _with_nearest(message: str, options: Sequence[Option]) -> str:
 
 
 def _first_paragraph(boxed: str) -> str:
-    """The text between the head and the first rule of a framed message."""
+    """The text between the head and the first rule below it of a framed message; a console without line-drawing
+    letters has one rule more, under the head."""
     lines = [line.strip("│ ") for line in boxed.splitlines()[1:]]
-    return " ".join(itertools.takewhile(lambda line: line.strip("─╰╯"), lines))
+    texts = [line if line.strip("─╭╮╰╯-") else "" for line in lines]
+    return " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda text: not text, texts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -57,3 +58,11 @@ def test_every_command_has_its_module() -> None:
         (entry,) = [file for file in files if file.exists()]
         assert f'run("{name}")' in entry.read_text()
         assert (ROOT / "gkd_fast" / "cli" / f"{module}.py").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_wrong_option_is_one_line_on_any_console(encoding: str) -> None:
+    command = [sys.executable, "-m", "gkd_fast", "train", "--epoch", "3"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, env=environment)
+    assert result.stderr == "error: Unrecognized options: --epoch, 3 (--epochs?); --help-all shows all options\n"

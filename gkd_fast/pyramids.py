@@ -14,6 +14,7 @@ from gkd_fast.instances import Instances
 from gkd_fast.ops import ImitationSums
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 
+MOST_LEVELS = 16  # of a call of ops.box_mean_pools on a GPU
 BASE_SIZE = 56.0  # pixels; boxes of twice this side leave the first level, the default of ops.masked_imitation
 
 
@@ -69,14 +70,21 @@ def resized(features: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def pool(features: Sequence[Tensor], instances: Instances, strides: Sequence[float], negative: str = "clamp") -> Tensor:
+def pool(
+    features: Sequence[Tensor],
+    instances: Instances,
+    strides: Sequence[float],
+    negative: str = "clamp",
+    *,
+    exact: bool = False,
+) -> Tensor:
     """Instance embeddings of every level (`gkd_fast.ops.box_mean_pool`).
 
     Args:
         features: L maps [N,C_l,H_l,W_l].
         instances: B instances.
         strides: of the levels.
-        negative: see the operator.
+        negative, exact: see the operator.
 
     Returns:
         [L,B,max C_l]; behind the channels of a narrower level stand zeros, which change no cosine.
@@ -84,12 +92,29 @@ def pool(features: Sequence[Tensor], instances: Instances, strides: Sequence[flo
     where = instances.boxes, instances.image_index
     channels = [feature.shape[1] for feature in features]
     if len(set(channels)) == 1:
-        return ops.box_mean_pool(features, *where, strides, negative=negative)
+        return ops.box_mean_pool(features, *where, strides, negative=negative, exact=exact)
     levels = [
-        F.pad(ops.box_mean_pool([feature], *where, [stride], negative=negative), (0, max(channels) - own))
+        F.pad(ops.box_mean_pool([feature], *where, [stride], negative=negative, exact=exact), (0, max(channels) - own))
         for feature, stride, own in zip(features, strides, channels, strict=True)
     ]
     return torch.cat(levels)
+
+
+def pool_both(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    instances: Instances,
+    strides: tuple[Sequence[float], Sequence[float]],
+    negative: str = "clamp",
+) -> tuple[Tensor, Tensor]:
+    """`pool` in both spaces, exact; in one call where their maps agree in channels and dtype."""
+    kinds = {(feature.shape[:2], feature.dtype) for feature in (*student, *teacher)}
+    if len(kinds) > 1 or len(student) + len(teacher) > MOST_LEVELS:
+        own = pool(student, instances, strides[0], negative, exact=True)
+        return own, pool(teacher, instances, strides[1], negative, exact=True)
+    where = instances.boxes, instances.image_index, (*strides[0], *strides[1])
+    own, other = ops.box_mean_pools((student, teacher), *where, negative=negative, exact=True)
+    return own, other
 
 
 def imitation(
@@ -100,7 +125,7 @@ def imitation(
     strides: Sequence[float],
     overlap: str = "max",
     levels: str = "own",
-    trust: Sequence[Tensor] | None = None,
+    rest: Tensor | None = None,
 ) -> ImitationSums:
     """Sums of the squared differences under the boxes and outside of them (`gkd_fast.ops.masked_imitation`).
 
@@ -111,21 +136,68 @@ def imitation(
         strides: of the levels.
         overlap: see the operator.
         levels: "own": a box is painted on the level of its size; "every": on all.
-        trust: weights of the cells outside of boxes, L maps [N,H_l,W_l]; None: 1.
+        rest: weights of the cells outside of boxes [sum of N*H_l*W_l], level after level; None: 1.
     """
     where = instances.boxes, instances.image_index
     if len({feature.shape[1] for feature in student}) == 1:
         return ops.masked_imitation(
-            student, teacher, *where, omega, strides, overlap=overlap, levels=levels, trust=trust
+            student, teacher, *where, omega, strides, overlap=overlap, levels=levels, trust=rest
         )
     if levels == "own":
         # A weight of NaN paints nothing: each level by itself takes all boxes.
         level = imitation_level(instances.boxes, len(student), BASE_SIZE)
         omega = omega.where(level == torch.arange(len(student), device=level.device)[:, None], torch.nan)
+    parts: Sequence[Tensor | None] = [None] * len(student)
+    if rest is not None:
+        parts = rest.split([feature[:, 0].numel() for feature in student])
     sums = [
-        ops.masked_imitation(
-            [s], [t], *where, omega[n, None], [strides[n]], overlap=overlap, trust=trust and [trust[n]]
-        )
+        ops.masked_imitation([s], [t], *where, omega[n, None], [strides[n]], overlap=overlap, trust=parts[n])
         for n, (s, t) in enumerate(zip(student, teacher, strict=True))
     ]
     return ImitationSums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))
+
+
+def means_of(features: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The mean of every channel [C_l] of maps [N,C_l,H_l,W_l] (`gkd_fast.ops.channel_means`)."""
+    if len({feature.shape[1] for feature in features}) == 1:
+        return ops.channel_means(features)
+    return [ops.channel_means([feature])[0] for feature in features]
+
+
+def trust(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    student_means: Sequence[Tensor],
+    teacher_means: Sequence[Tensor],
+    *,
+    filled: bool,
+) -> Tensor:
+    """What cells count as background (`gkd_fast.ops.background_trust`).
+
+    Args:
+        student, teacher: L maps [N,C_l,H_l,W_l] each.
+        student_prototypes, teacher_prototypes: [L,P,max C_l], zeros behind the channels of a narrower level.
+        student_means, teacher_means: of the channels of each level [C_l].
+        filled: rows of zeros are no prototypes.
+
+    Returns:
+        [sum of N*H_l*W_l], level after level.
+    """
+    if len({feature.shape[1] for feature in student}) == len({feature.shape[1] for feature in teacher}) == 1:
+        means = (m if isinstance(m, Tensor) else torch.stack(list(m)) for m in (student_means, teacher_means))
+        return ops.background_trust(student, teacher, student_prototypes, teacher_prototypes, *means, filled=filled)
+    levels = [
+        ops.background_trust(
+            [s],
+            [t],
+            student_prototypes[level, None, :, : s.shape[1]],
+            teacher_prototypes[level, None, :, : t.shape[1]],
+            student_means[level][None],
+            teacher_means[level][None],
+            filled=filled,
+        )
+        for level, (s, t) in enumerate(zip(student, teacher, strict=True))
+    ]
+    return torch.cat(levels)

@@ -2,9 +2,12 @@
 
 import torch
 
+from gkd_fast.kernels.background_trust import background_trust, channel_means
 from gkd_fast.kernels.masked_imitation import masked_imitation, masked_imitation_backward
 from gkd_fast.kernels.pairwise_discrepancy import pairwise_discrepancy, pairwise_discrepancy_backward
 from gkd_fast.kernels.prototype_projection import prototype_projection, prototype_projection_backward
+from gkd_fast.kernels.robust_weights import robust_weights
+from gkd_fast.kernels.soft_label_divergence import soft_label_divergence, soft_label_divergence_backward
 
 LAUNCHERS = {
     launcher.__name__: launcher
@@ -15,6 +18,11 @@ LAUNCHERS = {
         pairwise_discrepancy_backward,
         masked_imitation,
         masked_imitation_backward,
+        robust_weights,
+        soft_label_divergence,
+        soft_label_divergence_backward,
+        channel_means,
+        background_trust,
     )
 }
 

@@ -1,7 +1,8 @@
 """Squared differences of two pyramids weighted by the painted boxes; each map is read once each way.
 
 A program takes a run of cells of one image with their weights and walks over the channels in tiles whose rows
-run along memory: along the cells where channels are planes, along the channels where those are adjacent.
+run along memory: along the cells where channels are planes, along the channels where those are adjacent. All levels of
+the same layouts share a launch.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import on_device_of, ready
+from gkd_fast.kernels._launch import cdiv, on_device_of, ready
+from gkd_fast.kernels._pyramid import (
+    FORMATS,
+    MOST,
+    Map,
+    arranged,
+    cells_before,
+    pick,
+    runs,
+    slot_of,
+    slots,
+    starts_of,
+    tile_offsets,
+)
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.weight_map import paint, painting_programs
 
@@ -21,107 +35,205 @@ PROGRAMS_WANTED = 1024  # of one level: a few for every multiprocessor of a larg
 
 
 @triton.jit
-def tile_offsets(
-    image, image_stride, channel_stride, cell_stride, cell, channel, VECTOR: tl.constexpr, LAYOUT: tl.constexpr
-):
-    """Elements [channels,cells] from a map's start; the strides count VECTORs, the one of the layout is 1."""
-    if LAYOUT == "planes":
-        inner = channel.to(tl.int64)[:, None] * (channel_stride * VECTOR) + cell[None, :]
-    elif LAYOUT == "last":
-        inner = cell.to(tl.int64)[None, :] * (cell_stride * VECTOR) + channel[:, None]
-    else:
-        inner = channel.to(tl.int64)[:, None] * channel_stride + cell.to(tl.int64)[None, :] * cell_stride
-    return image * (image_stride.to(tl.int64) * VECTOR) + inner
-
-
-@unspecialised
-def imitation_kernel(
+def tile_squares(
     a_ptr,
     b_ptr,
-    weights_ptr,
-    outside_ptr,
-    sums_ptr,
-    sums_per_level,
-    sums_per_kind,
-    first_weight,
-    level,
+    image,
+    x,
+    begin,
+    end,
     cells,
     channels,
-    blocks,
-    a_image,
-    a_channel,
-    a_cell,
-    b_image,
-    b_channel,
-    b_cell,
-    VECTOR: tl.constexpr,
+    UNIT: tl.constexpr,
     A_LAYOUT: tl.constexpr,
     B_LAYOUT: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Sums of W (A-B)^2 and R (A-B)^2 over some cells and `blocks` tiles of channels; R: weights outside of boxes.
-
-    They are rows 0 and 1 of [4,L,sums_per_level]. Strides, and the lengths along memory of cells or
-    channels, count VECTORs of elements.
-    """
+    """Sums [cells of a tile] of (A-B)^2 over the channels [begin,end); lengths along memory are multiples of UNIT."""
     if A_LAYOUT == "planes" or B_LAYOUT == "planes":
-        cells = cells * VECTOR
+        cells = cells // UNIT * UNIT
     if A_LAYOUT == "last" or B_LAYOUT == "last":
-        channels = channels * VECTOR
-    image = tl.program_id(2).to(tl.int64)
-    x = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
-    begin = tl.program_id(1) * blocks * BLOCK_C
-    end = tl.minimum(begin + blocks * BLOCK_C, channels)
-
+        channels = channels // UNIT * UNIT
     squares = tl.zeros((BLOCK_C, BLOCK_X), tl.float32)
     for first in range(begin, end, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
         inside = (c < channels)[:, None] & (x < cells)[None, :]
-        a_place = tile_offsets(image, a_image, a_channel, a_cell, x, c, VECTOR, A_LAYOUT)
-        b_place = tile_offsets(image, b_image, b_channel, b_cell, x, c, VECTOR, B_LAYOUT)
+        a_place = tile_offsets(image, cells, channels, x, c, A_LAYOUT)
+        b_place = tile_offsets(image, cells, channels, x, c, B_LAYOUT)
         a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
         squares += (a - b) * (a - b)
-    square = tl.sum(squares, 0)
-    weight = tl.load(weights_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
-    outside = tl.load(outside_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
-    program = (image * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
-    sums = sums_ptr + level * sums_per_level + program
-    tl.store(sums, tl.sum(weight * square, 0))
-    tl.store(sums + sums_per_kind, tl.sum(outside * square, 0))
+    return tl.sum(squares, 0)
+
+
+@triton.jit
+def is_whole(cells, channels, UNIT: tl.constexpr, A_LAYOUT: tl.constexpr, B_LAYOUT: tl.constexpr):
+    """Whether the lengths along memory are multiples of UNIT."""
+    rest = 0
+    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
+        rest += cells % UNIT
+    if A_LAYOUT == "last" or B_LAYOUT == "last":
+        rest += channels % UNIT
+    return rest == 0
 
 
 @unspecialised
-def imitation_backward_kernel(
+def imitation_kernel(
+    a_first_ptr,
+    a_second_ptr,
+    a_third_ptr,
+    a_fourth_ptr,
+    a_fifth_ptr,
+    b_first_ptr,
+    b_second_ptr,
+    b_third_ptr,
+    b_fourth_ptr,
+    b_fifth_ptr,
+    weights_ptr,
+    sums_ptr,
+    first_cells,
+    second_cells,
+    third_cells,
+    fourth_cells,
+    fifth_cells,
+    first_blocks,
+    second_blocks,
+    third_blocks,
+    fourth_blocks,
+    fifth_blocks,
+    second_start,
+    third_start,
+    fourth_start,
+    fifth_start,
+    first_cell,
+    all_cells,
+    first_sum,
+    all_sums,
+    images,
+    channels,
+    UNIT: tl.constexpr,
+    A_LAYOUT: tl.constexpr,
+    B_LAYOUT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    """sums [2,all_sums]: of W (A-B)^2 and R (A-B)^2 over some cells and `blocks` tiles of channels.
+
+    weights [2,all_cells]: W, and R, the weights outside of boxes; those of the launch begin at first_cell.
+    """
+    program = tl.program_id(0)
+    slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
+    a_ptr = pick(slot, a_first_ptr, a_second_ptr, a_third_ptr, a_fourth_ptr, a_fifth_ptr)
+    b_ptr = pick(slot, b_first_ptr, b_second_ptr, b_third_ptr, b_fourth_ptr, b_fifth_ptr)
+    cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
+    blocks = pick(slot, first_blocks, second_blocks, third_blocks, fourth_blocks, fifth_blocks)
+    own = program - pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
+    across = (cells + BLOCK_X - 1) // BLOCK_X
+    image, x = (own // across % images).to(tl.int64), own % across * BLOCK_X + tl.arange(0, BLOCK_X)
+    begin = own // (across * images) * blocks * BLOCK_C
+    end = tl.minimum(begin + blocks * BLOCK_C, channels)
+    if is_whole(cells, channels, UNIT, A_LAYOUT, B_LAYOUT):
+        square = tile_squares(
+            a_ptr, b_ptr, image, x, begin, end, cells, channels, UNIT, A_LAYOUT, B_LAYOUT, BLOCK_C, BLOCK_X
+        )
+    else:
+        square = tile_squares(
+            a_ptr, b_ptr, image, x, begin, end, cells, channels, 1, A_LAYOUT, B_LAYOUT, BLOCK_C, BLOCK_X
+        )
+    before = images.to(tl.int64) * cells_before(slot, first_cells, second_cells, third_cells, fourth_cells)
+    place = weights_ptr + first_cell + before + image * cells + x
+    weight = tl.load(place, mask=x < cells, other=0.0)
+    outside = tl.load(place + all_cells, mask=x < cells, other=0.0)
+    tl.store(sums_ptr + first_sum + program, tl.sum(weight * square, 0))
+    tl.store(sums_ptr + all_sums + first_sum + program, tl.sum(outside * square, 0))
+
+
+@triton.jit
+def store_gradients(
     a_ptr,
     b_ptr,
-    weights_ptr,
-    outside_ptr,
-    foreground_ptr,
-    background_ptr,
     a_gradient_ptr,
     b_gradient_ptr,
     need_a,
     need_b,
-    first_weight,
-    level,
+    slope,
+    image,
+    x,
+    begin,
+    end,
     cells,
     channels,
-    blocks,
-    a_image,
-    a_channel,
-    a_cell,
-    b_image,
-    b_channel,
-    b_cell,
-    a_gradient_image,
-    a_gradient_channel,
-    a_gradient_cell,
-    b_gradient_image,
-    b_gradient_channel,
-    b_gradient_cell,
-    VECTOR: tl.constexpr,
+    UNIT: tl.constexpr,
+    A_LAYOUT: tl.constexpr,
+    B_LAYOUT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Gradient slope (A-B) of A and its negative of B, over the channels [begin,end); lengths as in tile_squares."""
+    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
+        cells = cells // UNIT * UNIT
+    if A_LAYOUT == "last" or B_LAYOUT == "last":
+        channels = channels // UNIT * UNIT
+    for first in range(begin, end, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        inside = (c < channels)[:, None] & (x < cells)[None, :]
+        a_place = tile_offsets(image, cells, channels, x, c, A_LAYOUT)
+        b_place = tile_offsets(image, cells, channels, x, c, B_LAYOUT)
+        a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
+        gradient = slope[None, :] * (a - b)
+        a_value, b_value = gradient.to(a_gradient_ptr.dtype.element_ty), (-gradient).to(b_gradient_ptr.dtype.element_ty)
+        tl.store(a_gradient_ptr + a_place, a_value, mask=inside & (need_a != 0))
+        tl.store(b_gradient_ptr + b_place, b_value, mask=inside & (need_b != 0))
+
+
+@unspecialised
+def imitation_backward_kernel(
+    a_first_ptr,
+    a_second_ptr,
+    a_third_ptr,
+    a_fourth_ptr,
+    a_fifth_ptr,
+    b_first_ptr,
+    b_second_ptr,
+    b_third_ptr,
+    b_fourth_ptr,
+    b_fifth_ptr,
+    a_gradient_first_ptr,
+    a_gradient_second_ptr,
+    a_gradient_third_ptr,
+    a_gradient_fourth_ptr,
+    a_gradient_fifth_ptr,
+    b_gradient_first_ptr,
+    b_gradient_second_ptr,
+    b_gradient_third_ptr,
+    b_gradient_fourth_ptr,
+    b_gradient_fifth_ptr,
+    weights_ptr,
+    foreground_ptr,
+    background_ptr,
+    first_cells,
+    second_cells,
+    third_cells,
+    fourth_cells,
+    fifth_cells,
+    first_blocks,
+    second_blocks,
+    third_blocks,
+    fourth_blocks,
+    fifth_blocks,
+    second_start,
+    third_start,
+    fourth_start,
+    fifth_start,
+    first_cell,
+    all_cells,
+    first_level,
+    need_a,
+    need_b,
+    images,
+    channels,
+    UNIT: tl.constexpr,
     A_LAYOUT: tl.constexpr,
     B_LAYOUT: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -129,133 +241,150 @@ def imitation_backward_kernel(
 ):
     """Gradient 2 (foreground W + background R) (A-B) of A and its negative of B, those that are needed.
 
-    foreground, background [L]: gradients of the sums. Lengths as in `imitation_kernel`.
+    foreground, background [L]: gradients of the sums. need_a, need_b: a bit for each of the launch's levels.
     """
-    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
-        cells = cells * VECTOR
-    if A_LAYOUT == "last" or B_LAYOUT == "last":
-        channels = channels * VECTOR
-    image = tl.program_id(2).to(tl.int64)
-    x = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
-    begin = tl.program_id(1) * blocks * BLOCK_C
+    program = tl.program_id(0)
+    slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
+    a_ptr = pick(slot, a_first_ptr, a_second_ptr, a_third_ptr, a_fourth_ptr, a_fifth_ptr)
+    b_ptr = pick(slot, b_first_ptr, b_second_ptr, b_third_ptr, b_fourth_ptr, b_fifth_ptr)
+    a_gradient_ptr = pick(
+        slot,
+        a_gradient_first_ptr,
+        a_gradient_second_ptr,
+        a_gradient_third_ptr,
+        a_gradient_fourth_ptr,
+        a_gradient_fifth_ptr,
+    )
+    b_gradient_ptr = pick(
+        slot,
+        b_gradient_first_ptr,
+        b_gradient_second_ptr,
+        b_gradient_third_ptr,
+        b_gradient_fourth_ptr,
+        b_gradient_fifth_ptr,
+    )
+    cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
+    blocks = pick(slot, first_blocks, second_blocks, third_blocks, fourth_blocks, fifth_blocks)
+    own = program - pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
+    across = (cells + BLOCK_X - 1) // BLOCK_X
+    image, x = (own // across % images).to(tl.int64), own % across * BLOCK_X + tl.arange(0, BLOCK_X)
+    begin = own // (across * images) * blocks * BLOCK_C
     end = tl.minimum(begin + blocks * BLOCK_C, channels)
-    weight = tl.load(weights_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
-    outside = tl.load(outside_ptr + first_weight + image * cells + x, mask=x < cells, other=0.0)
+    before = images.to(tl.int64) * cells_before(slot, first_cells, second_cells, third_cells, fourth_cells)
+    place = weights_ptr + first_cell + before + image * cells + x
+    weight = tl.load(place, mask=x < cells, other=0.0)
+    outside = tl.load(place + all_cells, mask=x < cells, other=0.0)
+    level = first_level + slot
     slope = 2.0 * (tl.load(foreground_ptr + level) * weight + tl.load(background_ptr + level) * outside)
-
-    for first in range(begin, end, BLOCK_C):
-        c = first + tl.arange(0, BLOCK_C)
-        inside = (c < channels)[:, None] & (x < cells)[None, :]
-        a_place = tile_offsets(image, a_image, a_channel, a_cell, x, c, VECTOR, A_LAYOUT)
-        b_place = tile_offsets(image, b_image, b_channel, b_cell, x, c, VECTOR, B_LAYOUT)
-        a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
-        gradient = slope[None, :] * (a - b)
-        a_target = a_gradient_ptr + tile_offsets(
-            image, a_gradient_image, a_gradient_channel, a_gradient_cell, x, c, VECTOR, A_LAYOUT
-        )
-        b_target = b_gradient_ptr + tile_offsets(
-            image, b_gradient_image, b_gradient_channel, b_gradient_cell, x, c, VECTOR, B_LAYOUT
-        )
-        tl.store(a_target, gradient.to(a_gradient_ptr.dtype.element_ty), mask=inside & (need_a != 0))
-        tl.store(b_target, (-gradient).to(b_gradient_ptr.dtype.element_ty), mask=inside & (need_b != 0))
+    wanted_a, wanted_b = (need_a >> slot) & 1, (need_b >> slot) & 1
+    if is_whole(cells, channels, UNIT, A_LAYOUT, B_LAYOUT):
+        store_gradients(
+            a_ptr, b_ptr, a_gradient_ptr, b_gradient_ptr, wanted_a, wanted_b, slope, image, x, begin, end,
+            cells, channels, UNIT, A_LAYOUT, B_LAYOUT, BLOCK_C,
+        )  # fmt: skip
+    else:
+        store_gradients(
+            a_ptr, b_ptr, a_gradient_ptr, b_gradient_ptr, wanted_a, wanted_b, slope, image, x, begin, end,
+            cells, channels, 1, A_LAYOUT, B_LAYOUT, BLOCK_C,
+        )  # fmt: skip
 
 
-class Map(NamedTuple):
-    """A map [N,C,H,W] whose cells have one stride, and its strides in elements."""
+@unspecialised
+def imitation_sums_kernel(
+    sums_ptr,
+    painted_ptr,
+    foreground_ptr,
+    background_ptr,
+    weight_ptr,
+    empty_ptr,
+    first_sums,
+    second_sums,
+    third_sums,
+    fourth_sums,
+    fifth_sums,
+    first_painted,
+    second_painted,
+    third_painted,
+    fourth_painted,
+    fifth_painted,
+    first_sum,
+    all_sums,
+    first_paint,
+    all_painted,
+    first_level,
+    BLOCK: tl.constexpr,
+):
+    """Each level's total of the programs' sums: two of `sums` [2,all_sums] and two of `painted` [2,all_painted]."""
+    slot, kind = tl.program_id(0), tl.program_id(1)
+    of_maps = kind < 2
+    count = pick(slot, first_sums, second_sums, third_sums, fourth_sums, fifth_sums)
+    begin = kind * all_sums + first_sum + cells_before(slot, first_sums, second_sums, third_sums, fourth_sums)
+    painted = pick(slot, first_painted, second_painted, third_painted, fourth_painted, fifth_painted)
+    before = cells_before(slot, first_painted, second_painted, third_painted, fourth_painted)
+    count = tl.where(of_maps, count, painted)
+    begin = tl.where(of_maps, begin, (kind - 2) * all_painted + first_paint + before)
+    from_ptr = tl.where(of_maps, sums_ptr, painted_ptr)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, count, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        total += tl.load(from_ptr + begin + i, mask=i < count, other=0.0)
+    to_ptr = tl.where(kind == 0, foreground_ptr, tl.where(kind == 1, background_ptr, weight_ptr))
+    tl.store(tl.where(kind == 3, empty_ptr, to_ptr) + first_level + slot, tl.sum(total, 0))
 
-    tensor: Tensor
-    image: int
-    channel: int
-    cell: int
 
-    @classmethod
-    def of(cls, tensor: Tensor) -> "Map | None":
-        """The map in its place, if its cells have one stride."""
-        _, channels, height, width = tensor.shape
-        image, channel, row, cell = tensor.stride()
-        if width == 1:
-            cell = row if height > 1 else channels
-        return cls(tensor, image, channel, cell) if height == 1 or row == width * cell else None
-
-    @classmethod
-    def ready(cls, tensor: Tensor) -> "Map":
-        """The map, copied only where its cells have no one stride or it starts at no multiple of 16 bytes."""
-        found = cls.of(tensor) or cls.of(tensor.contiguous())
-        return cls.of(found.tensor.clone()) if found.tensor.data_ptr() % 16 else found
-
-    @property
-    def kind(self) -> str:
-        return TYPES[self.tensor.dtype]
-
-    def layout(self, vector: int) -> str:
-        """ "planes" or "last" (channels) where rows of whole vectors lie along memory, else "any"."""
-        _, channels, height, width = self.tensor.shape
-        if (self.cell == 1 or height * width == 1) and not any(n % vector for n in (height * width, *self[1:3])):
-            return "planes"
-        if (self.channel == 1 or channels == 1) and not any(n % vector for n in (channels, self.image, self.cell)):
-            return "last"
-        return "any"
-
-
-Form = tuple[str, str]  # layout and type of a map
+SUMS = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
 
 
 class Plan(NamedTuple):
-    """How the maps of one level, in the order of their forms, are cut into programs."""
+    """How levels of the same layouts, with their maps in the order of these, are cut into programs."""
 
-    maps: list[Map]
-    order: list[int]  # of the given maps
+    levels: list[int]
+    order: list[int]  # of the given pyramids
     configuration: dict[str, Any]
-    grid: tuple[int, int, int]
-    lengths: tuple[int, int, int]  # cells, channels, tiles of channels of a program
+    cells: list[int]  # of an image, on each level
+    blocks: list[int]  # tiles of channels of a program
+    counts: list[int]  # programs
 
     @classmethod
-    def of(cls, a: Tensor, b: Tensor, *gradients: Tensor) -> "Plan":
-        """Plan for two maps, and for their gradients with the same layouts if they are given."""
-        maps = [Map.ready(a), Map.ready(b), *(Map.of(g) for g in gradients)]
-        vector = _vector(*(m.kind for m in maps[:2]))
-        layouts = [m.layout(vector) for m in maps]
-        if "any" in layouts or layouts[:2] * (len(maps) // 2) != layouts:
-            layouts, vector = ["any", "any"], 1
-        forms = [(layout, m.kind) for layout, m in zip(layouts, maps[:2], strict=False)]
-        order = sorted(range(2), key=lambda i: forms[i])
-        configuration = _configuration(*(forms[i] for i in order))
+    def of(cls, levels: list[int], a: Sequence[Map], b: Sequence[Map]) -> "Plan":
+        """Plan for these levels of two pyramids."""
+        layouts = [maps[levels[0]].layout for maps in (a, b)]
+        order = sorted(range(2), key=layouts.__getitem__)
+        configuration = _configuration(a[0].tensor.dtype, *(layouts[i] for i in order))
+        images, channels = a[0].tensor.shape[:2]
+        cells, deep = [a[level].cells for level in levels], cdiv(channels, configuration["BLOCK_C"])
+        across = [images * cdiv(n, configuration["BLOCK_X"]) for n in cells]
+        blocks = [cdiv(deep, max(1, PROGRAMS_WANTED // n)) for n in across]
+        counts = [n * cdiv(deep, count) for n, count in zip(across, blocks, strict=True)]
+        return cls(levels, order, configuration, cells, blocks, counts)
 
-        images, channels, height, width = a.shape
-        cells = height * width
-        across, deep = triton.cdiv(cells, configuration["BLOCK_X"]), triton.cdiv(channels, configuration["BLOCK_C"])
-        blocks = triton.cdiv(deep, max(1, PROGRAMS_WANTED // (across * images)))
-        grid = across, triton.cdiv(deep, blocks), images
-        lengths = (
-            cells // vector if "planes" in layouts else cells,
-            channels // vector if "last" in layouts else channels,
-            blocks,
-        )
-        return cls([maps[i + j] for j in range(0, len(maps), 2) for i in order], order, configuration, grid, lengths)
+    def sizes(self) -> tuple[tuple[int], list[int]]:
+        """The grid, and the arguments that all kernels begin their sizes with."""
+        programs, starts = starts_of(self.counts)
+        return (programs,), [*slots(self.cells, 1), *slots(self.blocks, 1), *starts]
 
-    def strides(self) -> list[int]:
-        """Of all maps, in VECTORs."""
-        return [stride // self.configuration["VECTOR"] for m in self.maps for stride in m[1:]]
+    def tensors(self, *pyramids: Sequence[Map]) -> list[Tensor]:
+        """The maps of two pyramids, or of their gradients, as the kernels take them."""
+        return [m for i in self.order for m in slots([pyramids[i][level].tensor for level in self.levels])]
 
 
-def _vector(*kinds: str) -> int:
-    """Elements of 16 bytes, of the smaller type."""
-    return 4 if set(kinds) == {"fp32"} else 8
-
-
-def _configuration(a: Form, b: Form) -> dict[str, Any]:
+def _configuration(dtype: torch.dtype, a: str, b: str) -> dict[str, Any]:
     """Tiles of some accesses of 16 bytes a thread and map, along memory; squarer where the layouts differ."""
-    half = "fp32" not in (a[1], b[1])
+    half = dtype != torch.float32
     channels, cells = {
-        ("any", "any"): (16, 64),
         ("last", "last"): (64, 64 if half else 32),
         ("last", "planes"): (32, 64),
         ("planes", "planes"): (4, 512),
-    }[a[0], b[0]]
-    vector = 1 if a[0] == "any" else _vector(a[1], b[1])
+    }[a, b]
     shape = {"BLOCK_C": channels, "BLOCK_X": cells, "num_warps": 4, "num_stages": 1}
-    return {"VECTOR": vector, "A_LAYOUT": a[0], "B_LAYOUT": b[0], **shape}
+    return {"UNIT": 16 // dtype.itemsize, "A_LAYOUT": a, "B_LAYOUT": b, **shape}
+
+
+def _arranged(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[list[Map], list[Map]]:
+    """Both pyramids in one dtype: float32 where theirs differ."""
+    if student[0].dtype != teacher[0].dtype:
+        student, teacher = ([m.float() for m in maps] for maps in (student, teacher))
+    return arranged(student), arranged(teacher)
 
 
 def masked_imitation(
@@ -271,34 +400,45 @@ def masked_imitation(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Four sums [L] and the weights [2, sum of N*H*W], float32; see `gkd_fast.ops.masked_imitation`."""
     shapes = [s.shape for s in student]
-    cells = [n * h * w for n, _, h, w in shapes]
-    both = student[0].new_empty((2, sum(cells)), dtype=torch.float32)
-    weights, outside = both
-    with on_device_of(both):
-        plans = [Plan.of(s, t) if s.numel() else None for s, t in zip(student, teacher, strict=True)]
-        counts = [painting_programs(n, h * w) for n, _, h, w in shapes]
-        counts += [plan.grid[0] * plan.grid[1] * plan.grid[2] for plan in plans if plan]
-        sums = weights.new_zeros((4, len(shapes), max(counts)))
+    weights = student[0].new_empty((2, sum(n * h * w for n, _, h, w in shapes)), dtype=torch.float32)
+    totals = [weights.new_empty(len(shapes)) for _ in range(4)]
+    if not student[0].shape[0]:
+        return *(total.zero_() for total in totals), weights
+    with on_device_of(weights):
         boxes, image_index, omega = ready(boxes), ready(image_index), ready(omega.float())
-        paint(boxes, image_index, omega, weights, sums, shapes, strides, last=last, base_size=base_size)
-        torch.mul(weights <= 0, 1.0 if trust is None else trust, out=outside)
-        for level, plan in enumerate(plans):
-            if plan:
-                imitation_kernel[plan.grid](
-                    *(m.tensor for m in plan.maps),
-                    weights,
-                    outside,
-                    sums,
-                    sums.stride(1),
-                    sums.stride(0),
-                    sum(cells[:level]),
-                    level,
-                    *plan.lengths,
-                    *plan.strides(),
-                    **plan.configuration,
-                )
-        foreground, background, weight, empty = (part.sum(1) for part in sums)  # outputs share no memory
-    return foreground, background, weight, empty, both
+        trust = None if trust is None else ready(trust.float())
+        painted = paint(boxes, image_index, omega, trust, weights, shapes, strides, last=last, base_size=base_size)
+        if student[0].shape[1]:
+            counts, sums = _sum_squares(*_arranged(student, teacher), weights)
+        else:
+            counts, sums = [0] * len(shapes), weights
+        _add_up(counts, sums, [painting_programs(n, h * w) for n, _, h, w in shapes], painted, totals)
+    return *totals, weights
+
+
+def _sum_squares(a: list[Map], b: list[Map], weights: Tensor) -> tuple[list[int], Tensor]:
+    """The programs of each level, and their sums [2,programs]."""
+    images, channels = a[0].tensor.shape[:2]
+    plans = [Plan.of(levels, a, b) for _, levels in runs(a, b)]
+    counts = [count for plan in plans for count in plan.counts]
+    sums = weights.new_empty((2, sum(counts)))
+    first_cell = first_sum = 0
+    for plan in plans:
+        grid, sizes = plan.sizes()
+        places = first_cell, weights.shape[1], first_sum, sums.shape[1]
+        imitation_kernel[grid](
+            *plan.tensors(a, b), weights, sums, *sizes, *places, images, channels, **plan.configuration
+        )
+        first_cell, first_sum = first_cell + images * sum(plan.cells), first_sum + grid[0]
+    return counts, sums
+
+
+def _add_up(counts: list[int], sums: Tensor, paintings: list[int], painted: Tensor, totals: list[Tensor]) -> None:
+    """Fill the totals [L] from the sums of each level's programs."""
+    for first in range(0, len(counts), MOST):
+        own, of_paint = counts[first : first + MOST], paintings[first : first + MOST]
+        places = sum(counts[:first]), sums.shape[1], sum(paintings[:first]), painted.shape[1], first
+        imitation_sums_kernel[len(own), 4](sums, painted, *totals, *slots(own, 0), *slots(of_paint, 0), *places, **SUMS)
 
 
 def masked_imitation_backward(
@@ -310,73 +450,82 @@ def masked_imitation_backward(
     need: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of the maps in their dtypes and layouts; [0] where not needed."""
-    foreground, background = ready(foreground_gradient), ready(background_gradient)
-    levels, first_weight = len(student), 0
     gradients = [
         torch.empty_like(m) if needed else m.new_empty(0) for m, needed in zip((*student, *teacher), need, strict=True)
     ]
-    with on_device_of(weights):
-        for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
-            wanted = [gradients[i] if need[i] else None for i in (level, levels + level)]
-            if s.numel() and any(need[level::levels]):
-                _differentiate(level, first_weight, s, t, weights, foreground, background, wanted)
-            first_weight += s.shape[0] * s.shape[2] * s.shape[3]
+    if any(need) and student[0].shape[0] and student[0].shape[1]:
+        with on_device_of(weights):
+            slopes = ready(foreground_gradient), ready(background_gradient)
+            pyramids, wanted = (student, teacher), [list(need[: len(student)]), list(need[len(student) :])]
+            _differentiate(pyramids, [gradients[: len(student)], gradients[len(student) :]], wanted, weights, slopes)
     return gradients
 
 
 def _differentiate(
-    level: int,
-    first_weight: int,
-    student: Tensor,
-    teacher: Tensor,
+    pyramids: Sequence[Sequence[Tensor]],
+    gradients: list[list[Tensor]],
+    need: list[list[bool]],
     weights: Tensor,
-    foreground: Tensor,
-    background: Tensor,
-    gradients: list[Tensor | None],
+    slopes: tuple[Tensor, Tensor],
 ) -> None:
-    """Fill one level's gradients, of the student and of the teacher, those that are not None."""
-    targets = [_target(m, gradient) for m, gradient in zip((student, teacher), gradients, strict=True)]
-    plan = Plan.of(student, teacher, *targets)
-    imitation_backward_kernel[plan.grid](
-        *(m.tensor for m in plan.maps[:2]),
-        *weights,
-        foreground,
-        background,
-        *(m.tensor for m in plan.maps[2:]),
-        *(int(gradients[i] is not None) for i in plan.order),
-        first_weight,
-        level,
-        *plan.lengths,
-        *plan.strides(),
-        **plan.configuration,
-    )
-    for target, gradient in zip(targets, gradients, strict=True):
-        if gradient is not None and target is not gradient:
-            gradient.copy_(target)
+    """Fill the gradients [2][L], those that are needed."""
+    maps = _arranged(*pyramids)
+    targets = [
+        [_target(m, g) if needed else m for m, g, needed in zip(*level, strict=True)]
+        for level in zip(maps, gradients, need, strict=True)
+    ]
+    images, channels = maps[0][0].tensor.shape[:2]
+    first_cell = 0
+    for _, levels in runs(*maps):
+        plan = Plan.of(levels, *maps)
+        grid, sizes = plan.sizes()
+        wanted = [sum(need[i][level] << slot for slot, level in enumerate(levels)) for i in plan.order]
+        if any(wanted):
+            imitation_backward_kernel[grid](
+                *plan.tensors(*maps),
+                *plan.tensors(*targets),
+                weights,
+                *slopes,
+                *sizes,
+                first_cell,
+                weights.shape[1],
+                levels[0],
+                *wanted,
+                images,
+                channels,
+                **plan.configuration,
+            )
+        first_cell += images * sum(plan.cells)
+    for own, written, needed in zip(gradients, targets, need, strict=True):
+        for gradient, target, wanted in zip(own, written, needed, strict=True):
+            if wanted and target.tensor is not gradient:
+                gradient.copy_(target.tensor)
 
 
-def _target(source: Tensor, gradient: Tensor | None) -> Tensor:
-    """Where to write a gradient: new memory if its cells have no one stride; the map itself if it is not written."""
-    if gradient is None:
-        return Map.ready(source).tensor
-    return gradient if Map.of(gradient) else gradient.contiguous()
+def _target(source: Map, gradient: Tensor) -> Map:
+    """Where to write a gradient, in its map's layout and dtype: itself, or new memory if its own are others."""
+    fits = gradient.dtype == source.tensor.dtype and not gradient.data_ptr() % 16
+    if fits and gradient.is_contiguous(memory_format=FORMATS[source.layout]):
+        return Map(gradient, source.layout)
+    return Map(torch.empty_like(source.tensor), source.layout)
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    aligned = sorted((layout, kind) for layout in ("last", "planes") for kind in TYPES.values())
-    unaligned = sorted(("any", kind) for kind in TYPES.values())
-    forms = [pair for group in (aligned, unaligned) for pair in combinations_with_replacement(group, 2)]
 
     def spec(fn: triton.JITFunction) -> KernelSpec:
         launches = []
-        for a, b in forms:
-            named = {f"{m}{part}_ptr": f"*{k[1]}" for m, k in (("a", a), ("b", b)) for part in ("", "_gradient")}
-            types = {n: named.get(n, "*fp32" if n.endswith("_ptr") else "i32") for n in fn.arg_names}
-            launches.append(launch(fn, types, _configuration(a, b)))
+        for a, b in combinations_with_replacement(("last", "planes"), 2):
+            for dtype, kind in TYPES.items():
+                types = {n: f"*{kind}" if n[:2] in ("a_", "b_") else "*fp32" for n in fn.arg_names}
+                types |= {n: "i32" for n in fn.arg_names if not n.endswith("_ptr")}
+                launches.append(launch(fn, types, _configuration(dtype, a, b)))
         return KernelSpec(fn, launches)
 
-    return {fn.__name__: spec(fn) for fn in (imitation_kernel, imitation_backward_kernel)}
+    totals = {n: "*fp32" if n.endswith("_ptr") else "i32" for n in imitation_sums_kernel.arg_names}
+    adding = KernelSpec(imitation_sums_kernel, [launch(imitation_sums_kernel, totals, SUMS)])
+    specs = {fn.__name__: spec(fn) for fn in (imitation_kernel, imitation_backward_kernel)}
+    return specs | {"imitation_sums_kernel": adding}
 
 
 KERNELS = configurations()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gkd_fast.kernels._launch import (
     VECTOR,
+    cdiv,
     gradient_precision,
     like_input,
     on_device_of,
@@ -23,7 +24,7 @@ from gkd_fast.kernels._launch import (
     ready_vectors,
 )
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
-from gkd_fast.kernels.robust_weights import class_range, robust_weights
+from gkd_fast.kernels.robust_weights import class_range, instance_weights
 from gkd_fast.kernels.unit_rows import inverse_lengths, normalise_backward
 
 PROGRAMS_WANTED = 512  # a few for every multiprocessor of a large device
@@ -304,10 +305,10 @@ def pairwise_discrepancy(
     widths = s.shape[2] // VECTOR.value, t.shape[2] // VECTOR.value
     loss, inverse_pairs = (s.new_empty(levels, dtype=torch.float32) for _ in range(2))
     with on_device_of(s):
-        inverse = inverse_lengths(p), inverse_lengths(q)
-        omega, *scales = robust_weights(s, t, p, q, *inverse, labels, class_offsets)
+        inverse = inverse_lengths(p, q)
+        omega, *scales = instance_weights(s, t, p, q, labels, class_offsets)
         configuration = product_configuration(s.dtype, product_precision(s.dtype))
-        tiles = triton.cdiv(instances, configuration["BLOCK_B"]) * triton.cdiv(prototypes, configuration["BLOCK_P"])
+        tiles = cdiv(instances, configuration["BLOCK_B"]) * cdiv(prototypes, configuration["BLOCK_P"])
         sums = s.new_empty((levels, tiles), dtype=torch.float32)
         if sums.numel():
             discrepancy_kernel[(tiles, levels)](
@@ -333,7 +334,7 @@ def pairwise_discrepancy_backward(
     """Gradients in the embeddings' dtypes; [0] where not needed."""
     s, t, p, q = ready_vectors(student, teacher, student_prototypes, teacher_prototypes)
     student_scale, teacher_scale, student_inverse, teacher_inverse, inverse_pairs = state
-    scale = loss_gradient * inverse_pairs
+    scale = loss_gradient, inverse_pairs
     own = (s, p, student_scale, student_inverse), (t, q, teacher_scale, teacher_inverse)
     with on_device_of(s):
         student_gradient = _gradient(*own, omega, scale) if need_student else s.new_empty(0)
@@ -341,15 +342,17 @@ def pairwise_discrepancy_backward(
     return like_input(student_gradient, student), like_input(teacher_gradient, teacher)
 
 
-def _gradient(own: tuple[Tensor, ...], other: tuple[Tensor, ...], omega: Tensor, scale: Tensor) -> Tensor:
+def _gradient(
+    own: tuple[Tensor, ...], other: tuple[Tensor, ...], omega: Tensor, scale: tuple[Tensor, Tensor]
+) -> Tensor:
     """Of one network's embeddings; `own` and `other`: embeddings, prototypes, scale and inverse lengths."""
     embeddings, prototypes = own[0], own[1].shape[1]
     levels, instances, channels = embeddings.shape
     configuration = _backward_configuration(
         embeddings.dtype, product_precision(embeddings.dtype), _slice_size(channels)
     )
-    programs = triton.cdiv(instances, configuration["BLOCK_B"]) * triton.cdiv(channels, configuration["BLOCK_D"])
-    wanted = min(MOST_PARTS, triton.cdiv(prototypes, configuration["BLOCK_P"]))
+    programs = cdiv(instances, configuration["BLOCK_B"]) * cdiv(channels, configuration["BLOCK_D"])
+    wanted = min(MOST_PARTS, cdiv(prototypes, configuration["BLOCK_P"]))
     count = max(1, min(wanted, PROGRAMS_WANTED // max(1, programs * levels)))
     parts = embeddings.new_empty((count, levels, instances, channels), dtype=torch.float32)
     if parts.numel():

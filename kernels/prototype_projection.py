@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from gkd_fast.kernels._launch import (
     VECTOR,
+    cdiv,
     gradient_precision,
     like_input,
     on_device_of,
@@ -127,12 +127,11 @@ def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
     configuration = product_configuration(x.dtype, product_precision(x.dtype))
     if cosine.numel():
         with on_device_of(x):
-            tiles = triton.cdiv(instances, configuration["BLOCK_B"]) * triton.cdiv(count, configuration["BLOCK_P"])
+            tiles = cdiv(instances, configuration["BLOCK_B"]) * cdiv(count, configuration["BLOCK_P"])
             projection_kernel[(tiles, levels)](
                 x,
                 y,
-                inverse_lengths(x),
-                inverse_lengths(y),
+                *inverse_lengths(x, y),
                 cosine,
                 instances,
                 count,
@@ -149,7 +148,7 @@ def prototype_projection_backward(
     x, y = ready_vectors(embeddings, prototypes)
     gradient = ready(gradient)
     with on_device_of(x):
-        inverse = inverse_lengths(x), inverse_lengths(y)
+        inverse = inverse_lengths(x, y)
         results = (
             _combine(gradient, y, inverse[1], x, inverse[0], transposed=False) if need_embeddings else x.new_empty(0),
             _combine(gradient, x, inverse[0], y, inverse[1], transposed=True) if need_prototypes else y.new_empty(0),
@@ -166,10 +165,10 @@ def _combine(
     result = target.new_empty((1, levels, rows, channels), dtype=torch.float32)
     configuration = _backward_configuration(target.dtype, product_precision(target.dtype), transposed)
     if result.numel():
-        tiles = triton.cdiv(rows, configuration["BLOCK_R"]) * triton.cdiv(channels, configuration["BLOCK_C"])
+        tiles = cdiv(rows, configuration["BLOCK_R"]) * cdiv(channels, configuration["BLOCK_C"])
         sizes = rows, terms, channels // VECTOR.value
         projection_backward_kernel[(tiles, levels)](gradient, vectors, inverse, result, *sizes, **configuration)
-    return normalise_backward(result, target, target_inverse, result.new_ones(levels))
+    return normalise_backward(result, target, target_inverse)
 
 
 def configurations() -> dict[str, KernelSpec]:

@@ -1,11 +1,11 @@
-"""The weight of every instance, from its class's own prototypes: one program an instance and level."""
+"""The weight of every instance, from its class's own prototypes: one program an instance and level, or a row."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import VECTOR
+from gkd_fast.kernels._launch import VECTOR, on_device_of, ready
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.unit_rows import inverse_of
 
@@ -21,9 +21,7 @@ def class_range(labels_ptr, offsets_ptr, instance, inside, classes, prototypes):
 
 
 @triton.jit
-def best_cosine(
-    vector_ptr, prototypes_ptr, inverse_ptr, first, past, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
-):
+def best_cosine(vector_ptr, prototypes_ptr, first, past, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     """Largest cosine of one vector with prototypes [first, past), and 1 / its length; NaN if it is not finite."""
     squares = tl.zeros((BLOCK_C,), tl.float32)
     for start in range(0, channels, BLOCK_C):
@@ -36,6 +34,7 @@ def best_cosine(
     for start_m in range(first, past, BLOCK_M):
         m = start_m + tl.arange(0, BLOCK_M)
         products = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        own_squares = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
         for start in range(0, channels, BLOCK_C):
             c = start + tl.arange(0, BLOCK_C)
             x = tl.load(vector_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
@@ -43,7 +42,8 @@ def best_cosine(
             place = m.to(tl.int64)[:, None] * channels + c[None, :]
             p = tl.load(prototypes_ptr + place, mask=inside, other=0.0).to(tl.float32)
             products += x[None, :] * p
-        cosine = tl.sum(products, 1) * tl.load(inverse_ptr + m, mask=m < past, other=0.0) * inverse
+            own_squares += p * p
+        cosine = tl.sum(products, 1) * inverse_of(tl.sum(own_squares, 1)) * inverse
         best = tl.maximum(best, tl.max(tl.where(m < past, cosine, -2.0), 0))
     return tl.where(inverse == inverse, best, inverse), inverse
 
@@ -54,8 +54,6 @@ def robust_weight_kernel(
     teacher_ptr,
     student_prototypes_ptr,
     teacher_prototypes_ptr,
-    student_inverse_ptr,
-    teacher_inverse_ptr,
     labels_ptr,
     offsets_ptr,
     omega_ptr,
@@ -78,7 +76,6 @@ def robust_weight_kernel(
         student_best, student_inverse = best_cosine(
             student_ptr + row * student_channels,
             student_prototypes_ptr + column * student_channels,
-            student_inverse_ptr + column,
             first,
             past,
             student_channels,
@@ -88,7 +85,6 @@ def robust_weight_kernel(
         teacher_best, teacher_inverse = best_cosine(
             teacher_ptr + row * teacher_channels,
             teacher_prototypes_ptr + column * teacher_channels,
-            teacher_inverse_ptr + column,
             first,
             past,
             teacher_channels,
@@ -105,23 +101,54 @@ def robust_weight_kernel(
         tl.store(teacher_scale_ptr + row, 0.0)
 
 
+@unspecialised
+def row_weight_kernel(
+    student_ptr,
+    teacher_ptr,
+    student_prototypes_ptr,
+    teacher_prototypes_ptr,
+    level_ptr,
+    labels_ptr,
+    instance_ptr,
+    offsets_ptr,
+    omega_ptr,
+    own_labels,
+    prototypes,
+    classes,
+    student_channels,
+    teacher_channels,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """omega [S] of rows that belong to one level each; their instances are theirs alone where `own_labels`."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.load(level_ptr + row) * prototypes
+    instance = tl.where(own_labels != 0, row, tl.load(instance_ptr + row, mask=own_labels == 0, other=0))
+    first, past, label = class_range(labels_ptr, offsets_ptr, instance, instance >= 0, classes, prototypes)
+    if first < past:
+        own, other = student_ptr + row * student_channels, teacher_ptr + row * teacher_channels
+        own_prototypes = student_prototypes_ptr + column * student_channels
+        other_prototypes = teacher_prototypes_ptr + column * teacher_channels
+        student, _ = best_cosine(own, own_prototypes, first, past, student_channels, BLOCK_M, BLOCK_C)
+        teacher, _ = best_cosine(other, other_prototypes, first, past, teacher_channels, BLOCK_M, BLOCK_C)
+        tl.store(omega_ptr + row, 1.0 - tl.abs(student - teacher))
+    else:
+        tl.store(omega_ptr + row, tl.where(label < 0, 0.0, 1.0))
+
+
 CONFIGURATION = {"BLOCK_M": 16, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
+ROW_CONFIGURATION = CONFIGURATION | {"BLOCK_M": 4}  # rows of any length are read one number at a time
 
 
-def robust_weights(
+def instance_weights(
     student: Tensor,
     teacher: Tensor,
     student_prototypes: Tensor,
     teacher_prototypes: Tensor,
-    student_inverse: Tensor,
-    teacher_inverse: Tensor,
     labels: Tensor,
     class_offsets: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """omega, omega / |student| and omega / |teacher|, float32 [L,B]; the last two 0 for who takes no part.
-
-    student_inverse, teacher_inverse: 1 / lengths of the prototypes [L,P].
-    """
+    """omega, omega / |student| and omega / |teacher|, float32 [L,B]; the last two 0 for who takes no part."""
     levels, instances = student.shape[:2]
     results = tuple(student.new_empty((levels, instances), dtype=torch.float32) for _ in range(3))
     if levels * instances:
@@ -130,8 +157,6 @@ def robust_weights(
             teacher,
             student_prototypes,
             teacher_prototypes,
-            student_inverse,
-            teacher_inverse,
             labels,
             class_offsets,
             *results,
@@ -145,6 +170,42 @@ def robust_weights(
     return results
 
 
+def robust_weights(
+    student: Tensor,
+    teacher: Tensor,
+    level: Tensor,
+    labels: Tensor,
+    instance: Tensor | None,
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    class_offsets: Tensor,
+    most: int,
+) -> Tensor:
+    """omega float32 [S]; see `gkd_fast.ops.robust_weights`."""
+    omega = student.new_empty(student.shape[0], dtype=torch.float32)
+    if omega.numel():
+        one = student.dtype if student.dtype == teacher.dtype else torch.float32
+        rows = ready(student.to(one)), ready(teacher.to(one))
+        prototypes = ready(student_prototypes.float()), ready(teacher_prototypes.float())
+        with on_device_of(omega):
+            row_weight_kernel[(len(omega),)](
+                *rows,
+                *prototypes,
+                ready(level),
+                ready(labels),
+                ready(level if instance is None else instance),
+                ready(class_offsets),
+                omega,
+                int(instance is None),
+                student_prototypes.shape[1],
+                class_offsets.shape[0] - 1,
+                student.shape[1],
+                teacher.shape[1],
+                **ROW_CONFIGURATION,
+            )
+    return omega
+
+
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
     vectors = [f"{network}{part}_ptr" for network in ("student", "teacher") for part in ("", "_prototypes")]
@@ -152,7 +213,15 @@ def configurations() -> dict[str, KernelSpec]:
     types = {n: "*fp32" if n.endswith("_ptr") else "i32" for n in robust_weight_kernel.arg_names} | integers
     forms = [types | dict.fromkeys(vectors, f"*{kind}") for kind in TYPES.values()]
     launches = [launch(robust_weight_kernel, form, CONFIGURATION) for form in forms]
-    return {"robust_weight_kernel": KernelSpec(robust_weight_kernel, launches)}
+
+    integers |= dict.fromkeys(("level_ptr", "instance_ptr"), "*i64")
+    types = {n: "*fp32" if n.endswith("_ptr") else "i32" for n in row_weight_kernel.arg_names} | integers
+    forms = [types | dict.fromkeys(("student_ptr", "teacher_ptr"), f"*{kind}") for kind in TYPES.values()]
+    of_rows = [launch(row_weight_kernel, form, ROW_CONFIGURATION) for form in forms]
+    return {
+        "robust_weight_kernel": KernelSpec(robust_weight_kernel, launches),
+        "row_weight_kernel": KernelSpec(row_weight_kernel, of_rows),
+    }
 
 
 KERNELS = configurations()

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import VECTOR
+from gkd_fast.kernels._launch import VECTOR, cdiv, ready
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 
 SHORTEST_SQUARE = tl.constexpr(1e-16)  # a vector shorter than 1e-8 has no direction
@@ -18,17 +18,9 @@ def inverse_of(square):
     return tl.where(short, 0.0, tl.div_rn(1.0, tl.sqrt_rn(tl.where(short, 1.0, square))))
 
 
-@unspecialised
-def inverse_lengths_kernel(
-    vectors_ptr,
-    inverse_ptr,
-    rows,
-    channel_vectors,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """inverse [rows] = 1 / |vectors [rows,C]|."""
-    channels = channel_vectors * VECTOR
+@triton.jit
+def store_inverse_lengths(vectors_ptr, inverse_ptr, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """inverse [rows] = 1 / |vectors [rows,C]|, of one program's rows."""
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     pointers = vectors_ptr + row.to(tl.int64)[:, None] * channels
     squares = tl.zeros((BLOCK_ROWS, BLOCK_C), tl.float32)
@@ -41,12 +33,36 @@ def inverse_lengths_kernel(
 
 
 @unspecialised
+def inverse_lengths_kernel(
+    vectors_ptr,
+    other_vectors_ptr,
+    inverse_ptr,
+    other_inverse_ptr,
+    rows,
+    other_rows,
+    channel_vectors,
+    other_channel_vectors,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """inverse [rows] = 1 / |vectors [rows,C]| of two matrices."""
+    if tl.program_id(1) == 0:
+        store_inverse_lengths(vectors_ptr, inverse_ptr, rows, channel_vectors * VECTOR, BLOCK_ROWS, BLOCK_C)
+    else:
+        channels = other_channel_vectors * VECTOR
+        store_inverse_lengths(other_vectors_ptr, other_inverse_ptr, other_rows, channels, BLOCK_ROWS, BLOCK_C)
+
+
+@unspecialised
 def normalise_backward_kernel(
     parts_ptr,
     vectors_ptr,
     active_ptr,
     scale_ptr,
+    factor_ptr,
     gradient_ptr,
+    scaled,
+    scale_step,
     rows,
     rows_per_level,
     channel_vectors,
@@ -54,10 +70,10 @@ def normalise_backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """gradient [rows,C] = scale (g - (g . u) u) / |x| with g = sum of parts [parts,rows,C], u = x / |x|.
+    """gradient [rows,C] = scale factor (g - (g . u) u) / |x| with g = sum of parts [parts,rows,C], u = x / |x|.
 
-    scale [levels] belongs to `rows_per_level` rows each; a row whose `active` [rows] is 0 has no gradient, and
-    is not looked at.
+    scale and factor [levels] belong to `rows_per_level` rows each, and are 1 unless `scaled`; scale_step is 0 where one
+    scale is that of all levels. A row whose `active` [rows] is 0 has no gradient, and is not looked at.
     """
     channels = channel_vectors * VECTOR
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -78,7 +94,11 @@ def normalise_backward_kernel(
         products += g * x
     inverse = inverse_of(tl.sum(squares, 1))
     projection = tl.sum(products, 1) * inverse * inverse
-    factor = inverse * tl.load(scale_ptr + row // rows_per_level, mask=active, other=0.0)
+    known, level = active & (scaled != 0), row // rows_per_level
+    scale = tl.load(scale_ptr + level * scale_step, mask=known, other=1.0) * tl.load(
+        factor_ptr + level, mask=known, other=1.0
+    )
+    factor = inverse * scale
 
     for first in range(0, channels, BLOCK_C):
         channel = first + tl.arange(0, BLOCK_C)
@@ -95,37 +115,48 @@ def normalise_backward_kernel(
 CONFIGURATION = {"BLOCK_ROWS": 4, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
 
 
-def inverse_lengths(vectors: Tensor) -> Tensor:
-    """1 / length of the vectors [L,R,C], float32 [L,R]; 0 for a vector without direction."""
-    levels, rows, channels = vectors.shape
-    inverse = vectors.new_empty((levels, rows), dtype=torch.float32)
-    if inverse.numel():
-        grid = (triton.cdiv(inverse.numel(), CONFIGURATION["BLOCK_ROWS"]),)
-        inverse_lengths_kernel[grid](vectors, inverse, inverse.numel(), channels // VECTOR.value, **CONFIGURATION)
-    return inverse
+def inverse_lengths(vectors: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / length of vectors [L,R,C] and others [L,S,D], float32 [L,R] and [L,S]; 0 for one without direction."""
+    both = vectors, others
+    inverses = tuple(each.new_empty(each.shape[:2], dtype=torch.float32) for each in both)
+    rows = [each.numel() for each in inverses]
+    if max(rows):
+        grid = cdiv(max(rows), CONFIGURATION["BLOCK_ROWS"]), 2
+        widths = (each.shape[2] // VECTOR.value for each in both)
+        there = rows.index(max(rows))  # stands for one without rows, which is not touched
+        tensors = [pair[i if count else there] for pair in (both, inverses) for i, count in enumerate(rows)]
+        inverse_lengths_kernel[grid](*tensors, *rows, *widths, **CONFIGURATION)
+    return inverses
 
 
-def normalise_backward(parts: Tensor, vectors: Tensor, active: Tensor, scale: Tensor) -> Tensor:
+def normalise_backward(
+    parts: Tensor, vectors: Tensor, active: Tensor, scale: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Gradient [L,R,C] of vectors from that of their unit vectors, given as parts [S,L,R,C] to be added.
 
-    active [L,R]: 0 where there is no gradient; scale [L]: a factor for each level.
+    active [L,R]: 0 where there is no gradient; scale: two factors [L] for each level.
     """
     gradient = torch.empty_like(vectors)
     levels, rows, channels = vectors.shape
     if gradient.numel():
-        grid = (triton.cdiv(levels * rows, CONFIGURATION["BLOCK_ROWS"]),)
+        grid = (cdiv(levels * rows, CONFIGURATION["BLOCK_ROWS"]),)
         sizes = levels * rows, rows, channels // VECTOR.value, parts.shape[0]
-        normalise_backward_kernel[grid](parts, vectors, active, scale, gradient, *sizes, **CONFIGURATION)
+        one, factor = scale or (active, active)
+        step = one.stride(0) and 1  # an expanded number is not copied
+        tensors = parts, vectors, active, ready(one) if step else one, factor, gradient
+        normalise_backward_kernel[grid](*tensors, int(scale is not None), step, *sizes, **CONFIGURATION)
     return gradient
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    counts = dict.fromkeys(("rows", "rows_per_level", "channel_vectors", "parts"), "i32")
-    floats = dict.fromkeys(("parts_ptr", "active_ptr", "scale_ptr", "inverse_ptr"), "*fp32")
-    types = [counts | floats | dict.fromkeys(("vectors_ptr", "gradient_ptr"), f"*{kind}") for kind in TYPES.values()]
+
+    def types(fn: triton.JITFunction, kind: str) -> dict[str, str]:
+        vectors = dict.fromkeys(("vectors_ptr", "other_vectors_ptr", "gradient_ptr"), f"*{kind}")
+        return {name: vectors.get(name, "*fp32" if name.endswith("_ptr") else "i32") for name in fn.arg_names}
+
     return {
-        fn.__name__: KernelSpec(fn, [launch(fn, kinds, CONFIGURATION) for kinds in types])
+        fn.__name__: KernelSpec(fn, [launch(fn, types(fn, kind), CONFIGURATION) for kind in TYPES.values()])
         for fn in (inverse_lengths_kernel, normalise_backward_kernel)
     }
 

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gkd_fast.kernels._launch import cdiv
+from gkd_fast.kernels._pyramid import MOST, cells_before, pick, slot_of, slots, starts_of
 from gkd_fast.kernels._spec import KernelSpec, launch, unspecialised
 
 LARGEST = tl.constexpr(3.0e38)
@@ -26,31 +28,67 @@ def paint_kernel(
     boxes_ptr,
     image_index_ptr,
     omega_ptr,
+    trust_ptr,
     weights_ptr,
     sums_ptr,
-    first_weight,
-    level,
-    sums_per_level,
-    sums_per_kind,
+    first_height,
+    second_height,
+    third_height,
+    fourth_height,
+    fifth_height,
+    first_width,
+    second_width,
+    third_width,
+    fourth_width,
+    fifth_width,
+    first_stride,
+    second_stride,
+    third_stride,
+    fourth_stride,
+    fifth_stride,
+    first_size,
+    second_size,
+    third_size,
+    fourth_size,
+    fifth_size,
+    past_size,
+    second_start,
+    third_start,
+    fourth_start,
+    fifth_start,
+    first_level,
+    first_cell,
+    all_cells,
+    first_sum,
+    all_sums,
+    images,
     boxes,
-    height,
-    width,
-    stride,
     base_size,
-    smallest,
-    larger,
+    trusted,
     LAST: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Weights [N,H*W] of one level, and for each program the sum of its weights and the number of those <= 0.
+    """weights [2,all_cells]: what cells are painted with, and where that is not above 0, trust [all_cells] or 1.
 
-    The level's boxes have sizes sqrt((w+1)(h+1)) / base_size + 1e-6 in [smallest, larger). omega [L,B]; the sums
-    are rows 2 and 3 of [4,L,sums_per_level].
+    sums [2,all_sums]: for each program the sum of its weights and the number of those not above 0. A level's boxes have
+    sizes sqrt((w+1)(h+1)) / base_size + 1e-6 from its own to the next one's; a base size of 0: every box. omega [L,B].
     """
-    image = tl.program_id(1)
+    program = tl.program_id(0)
+    slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
+    height = pick(slot, first_height, second_height, third_height, fourth_height, fifth_height)
+    width = pick(slot, first_width, second_width, third_width, fourth_width, fifth_width)
+    stride = pick(slot, first_stride, second_stride, third_stride, fourth_stride, fifth_stride)
+    smallest = pick(slot, first_size, second_size, third_size, fourth_size, fifth_size)
+    larger = pick(slot, second_size, third_size, fourth_size, fifth_size, past_size)
+    every = base_size == 0.0
+    base = tl.where(every, 1.0, base_size)
+    level = (first_level + slot).to(tl.int64)
     cells = height * width
-    cell = tl.program_id(0) * BLOCK_X + tl.arange(0, BLOCK_X)
+    own = program - pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
+    across = (cells + BLOCK_X - 1) // BLOCK_X
+    image = own // across
+    cell = own % across * BLOCK_X + tl.arange(0, BLOCK_X)
     y, x = (cell // width)[None, :], (cell % width)[None, :]
     limit = tl.maximum(height, width).to(tl.float32)
 
@@ -62,14 +100,14 @@ def paint_kernel(
         y1 = tl.load(boxes_ptr + b * 4 + 1, mask=inside, other=0.0)
         x2 = tl.load(boxes_ptr + b * 4 + 2, mask=inside, other=0.0)
         y2 = tl.load(boxes_ptr + b * 4 + 3, mask=inside, other=0.0)
-        omega = tl.load(omega_ptr + level.to(tl.int64) * boxes + b, mask=inside, other=0.0)
+        omega = tl.load(omega_ptr + level * boxes + b, mask=inside, other=0.0)
         owner = tl.load(image_index_ptr + b, mask=inside, other=-1)
 
         area = tl.maximum(x2 - x1 + 1.0, 0.0) * tl.maximum(y2 - y1 + 1.0, 0.0)
-        size = tl.div_rn(tl.sqrt_rn(area), base_size) + 1e-6
+        size = tl.div_rn(tl.sqrt_rn(area), base) + 1e-6
         size = tl.minimum(tl.where(size == size, size, 0.0), LARGEST)
         defined = (x1 == x1) & (y1 == y1) & (x2 == x2) & (y2 == y2) & (omega == omega)
-        paints = inside & defined & (owner == image) & (size >= smallest) & (size < larger)
+        paints = inside & defined & (owner == image) & (every | (size >= smallest) & (size < larger))
 
         left, top = cell_of(x1, stride, limit), cell_of(y1, stride, limit)
         right = tl.minimum(cell_of(x2, stride, limit), width)
@@ -91,14 +129,25 @@ def paint_kernel(
         weight = tl.maximum(weight, tl.max(tl.where(covers, omega[:, None], -float("inf")), 0))
 
     written = cell < cells
-    tl.store(weights_ptr + first_weight + image.to(tl.int64) * cells + cell, weight, mask=written)
-    program = level * sums_per_level + image * tl.num_programs(0) + tl.program_id(0)
-    tl.store(sums_ptr + 2 * sums_per_kind + program, tl.sum(tl.where(written, weight, 0.0), 0))
-    tl.store(sums_ptr + 3 * sums_per_kind + program, tl.sum(tl.where(written & (weight <= 0.0), 1.0, 0.0), 0))
+    before = cells_before(
+        slot,
+        first_height * first_width,
+        second_height * second_width,
+        third_height * third_width,
+        fourth_height * fourth_width,
+    )
+    place = first_cell + images.to(tl.int64) * before + image.to(tl.int64) * cells + cell
+    rest = tl.load(trust_ptr + place, mask=written & (trusted != 0), other=1.0)
+    tl.store(weights_ptr + place, weight, mask=written)
+    tl.store(weights_ptr + all_cells + place, tl.where(weight > 0.0, 0.0, rest), mask=written)
+    sums = sums_ptr + first_sum + program
+    tl.store(sums, tl.sum(tl.where(written, weight, 0.0), 0))
+    tl.store(sums + all_sums, tl.sum(tl.where(written & (weight <= 0.0), 1.0, 0.0), 0))
 
 
-# A box for each thread: fewer, and the compiler would have every thread work out all of them.
-BLOCK_B, BLOCK_X = 128, 16
+# A box for each thread: fewer, and the compiler would have every thread work out all of them. What a program works out
+# of a box it does for all of its cells.
+BLOCK_B, BLOCK_X = 128, 32
 
 
 def _configuration(last: bool) -> dict[str, Any]:
@@ -107,7 +156,7 @@ def _configuration(last: bool) -> dict[str, Any]:
 
 def painting_programs(images: int, cells: int) -> int:
     """Programs, and so partial sums, of one level."""
-    return images * triton.cdiv(cells, BLOCK_X)
+    return images * cdiv(cells, BLOCK_X)
 
 
 @cache
@@ -123,50 +172,60 @@ def paint(
     boxes: Tensor,
     image_index: Tensor,
     omega: Tensor,
+    trust: Tensor | None,
     weights: Tensor,
-    sums: Tensor,
     shapes: Sequence[torch.Size],
     strides: Sequence[float],
     *,
     last: bool,
     base_size: float,
-) -> None:
-    """Paint `weights` [sum of N*H*W], level after level.
+) -> Tensor:
+    """Paint `weights` [2, sum of N*H*W], level after level, and return the programs' sums [2,programs].
 
-    A base size of 0 paints every box on every level. Partial sums go into rows 2 and 3 of `sums` [4,L,programs];
-    shapes: [N,C,H,W] of each level.
+    A base size of 0 paints every box on every level. shapes: [N,C,H,W] of each level; trust [sum of N*H*W].
     """
-    first_weight = 0
-    for level, (images, _, height, width) in enumerate(shapes):
-        smallest = smallest_size(level) if level > 0 and base_size else float("-inf")
-        larger = smallest_size(level + 1) if level < len(shapes) - 1 and base_size else float("inf")
-        if images:
-            paint_kernel[triton.cdiv(height * width, BLOCK_X), images](
-                boxes,
-                image_index,
-                omega,
-                weights,
-                sums,
-                first_weight,
-                level,
-                sums.stride(1),
-                sums.stride(0),
-                boxes.shape[0],
-                height,
-                width,
-                strides[level],
-                base_size or 1.0,
-                smallest,
-                larger,
-                **_configuration(last),
-            )
-        first_weight += images * height * width
+    images = shapes[0][0]
+    counts = [painting_programs(images, height * width) for _, _, height, width in shapes]
+    sums = weights.new_empty((2, sum(counts)))
+    first_cell = 0
+    for first in range(0, len(shapes), MOST):
+        levels = range(first, min(first + MOST, len(shapes)))
+        heights, widths = ([shapes[level][axis] for level in levels] for axis in (2, 3))
+        sizes = [smallest_size(level) if level else float("-inf") for level in levels]
+        past = smallest_size(levels[-1] + 1) if levels[-1] + 1 < len(shapes) else float("inf")
+        programs, starts = starts_of([counts[level] for level in levels])
+        paint_kernel[(programs,)](
+            boxes,
+            image_index,
+            omega,
+            weights if trust is None else trust,
+            weights,
+            sums,
+            *slots(heights, 1),
+            *slots(widths, 1),
+            *slots([float(strides[level]) for level in levels], 1.0),
+            *slots(sizes, past),
+            past,
+            *starts,
+            first,
+            first_cell,
+            weights.shape[1],
+            sum(counts[:first]),
+            sums.shape[1],
+            images,
+            boxes.shape[0],
+            float(base_size),
+            int(trust is not None),
+            **_configuration(last),
+        )
+        first_cell += images * sum(height * width for height, width in zip(heights, widths, strict=True))
+    return sums
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    named = {"image_index_ptr": "*i64"} | dict.fromkeys(("stride", "base_size", "smallest", "larger"), "fp32")
-    types = {n: named.get(n, "*fp32" if n.endswith("_ptr") else "i32") for n in paint_kernel.arg_names}
+    types = {n: "*fp32" if n.endswith("_ptr") else "i32" for n in paint_kernel.arg_names}
+    types |= {n: "fp32" for n in types if n.endswith(("_stride", "_size"))} | {"image_index_ptr": "*i64"}
     forms = [launch(paint_kernel, types, _configuration(last)) for last in (False, True)]
     return {"paint_kernel": KernelSpec(paint_kernel, forms)}
 

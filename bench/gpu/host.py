@@ -18,8 +18,12 @@ from torch import Tensor
 
 from bench.gpu.mock import counted, is_loaded
 from bench.measuring.passes import Call, make_cotangents
-from bench.operators.cases import CASES, build_case
+from bench.operators.case import Case, Setting
+from bench.operators.cases import CASES, default_loss
 from bench.operators.shapes import DTYPES, SHAPES
+
+HOST_CASES: dict[str, Callable[[Setting], Case]] = {**CASES, "default_loss": default_loss}
+"""Every operator, the loss that the published loop computes, and the one with the defaults."""
 
 WARM_UP = 5  # passes, of which the first compile
 ROUNDS, PASSES = 15, 20
@@ -49,7 +53,7 @@ class HostCost:
 def main(argv: Sequence[str] | None = None) -> int:
     """Count, and time unless told not to, the cases in the order given; a line for each on standard output."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.host", description=__doc__.splitlines()[0])
-    parser.add_argument("--op", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--op", nargs="+", choices=HOST_CASES, default=list(HOST_CASES))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     parser.add_argument("--count-only", action="store_true")
     options = parser.parse_args(argv)
@@ -69,7 +73,7 @@ def measure(op: str, dtype: str, *, timed: bool) -> HostCost:
     Raises:
         RuntimeError: two passes differ in what they ask of the device.
     """
-    case = build_case(op, SHAPES["small"], DTYPES[dtype], torch.device("cuda"))
+    case = HOST_CASES[op](Setting(SHAPES["small"], DTYPES[dtype], torch.device("cuda")))
     (fused,) = (i for i in case.implementations if i.name == "fused")
     forward, whole = _passes(fused.call, case.leaves)
     for _ in range(WARM_UP):

@@ -25,13 +25,15 @@ class Ceiling:
     memory: float
     float32: float
     half: float
+    tf32: float
 
 
 CEILINGS = {
-    80: Ceiling("A100 SXM 80GB", "NVIDIA A100 Tensor Core GPU data sheet", 2.039e12, 19.5e12, 312e12),
-    90: Ceiling("H100 SXM", "NVIDIA H100 Tensor Core GPU data sheet", 3.35e12, 67e12, 989.5e12),
-    100: Ceiling("B200", "NVIDIA HGX B200 data sheet, an eighth", 8.0e12, 75e12, 2250e12),
+    80: Ceiling("A100 SXM 80GB", "NVIDIA A100 Tensor Core GPU data sheet", 2.039e12, 19.5e12, 312e12, 156e12),
+    90: Ceiling("H100 SXM", "NVIDIA H100 Tensor Core GPU data sheet", 3.35e12, 67e12, 989.5e12, 494.7e12),
+    100: Ceiling("B200", "NVIDIA HGX B200 data sheet, an eighth", 8.0e12, 75e12, 2250e12, 1125e12),
 }
+SPLIT = 3  # TF32 products that one of float32 is split into
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Cost:
     products: bool
 
     def seconds(self, ceiling: Ceiling, dtype: torch.dtype) -> tuple[float, str]:
-        """The least time, and what bounds it; float32 products are taken as exact, not TF32."""
-        rate = ceiling.half if self.products and dtype.itemsize == 2 else ceiling.float32
+        """The least time, and what bounds it; a float32 product is three of TF32."""
+        product = ceiling.half if dtype.itemsize == 2 else ceiling.tf32 / SPLIT
+        rate = product if self.products else ceiling.float32
         times = {"memory": self.bytes / ceiling.memory, "arithmetic": self.operations / rate}
         bound = max(times, key=times.__getitem__)
         return times[bound], bound
@@ -95,6 +98,9 @@ def _cells(shape: Shape, dtype: torch.dtype) -> list[Cost]:
     return [
         Cost("masked_imitation", "forward", 2 * maps, 3 * cells, False),
         Cost("masked_imitation", "backward", 3 * maps, 2 * cells, False),
+        Cost("channel_means", "forward", maps, cells, False),
+        # Both spaces' maps, once for the lengths and the products, which are the most of the operations.
+        Cost("background_trust", "forward", 2 * maps, 2 * 2 * cells * shape.prototypes, True),
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -206,6 +208,18 @@ def _matching_pursuit(setting: Setting) -> Case:
 
 
 def _distill_loss(setting: Setting) -> Case:
+    """Where the published loop has its own rule, the published one: it can't compute the other."""
+    return _loss_case(setting, Settings(box_levels="own", background_trust="none"))
+
+
+def default_loss(setting: Setting) -> Case:
+    """The whole loss with the defaults, which has no published loop to compete with: its times are no speed-up."""
+    case = _loss_case(setting, Settings())
+    kept = [i for i in case.implementations if i.name != "published_loop"]
+    return replace(case, op="default_loss", implementations=kept)
+
+
+def _loss_case(setting: Setting, settings: Settings) -> Case:
     shape, dtype, generator = setting.shape, setting.dtype, make_generator()
     boxes, image_index = make_boxes(shape, shape.instances, generator)
     instances = Instances(
@@ -219,8 +233,6 @@ def _distill_loss(setting: Setting) -> Case:
     soft = _make_soft_pairs(setting, instances, bank, generator)
     covered = covered_bytes(shape, dtype, boxes, image_index)
     options = {"stage": "two_stage", "kappa": 1.0}
-    # Where the published loop has its own rule, the published one: it can't compute the other.
-    settings = Settings(box_levels="own", background_trust="none")
     return Case(
         op="distill_loss",
         detail=f"{_pyramid_text(shape)}, {shape.instances} boxes, {shape.prototypes} prototypes",
@@ -249,7 +261,7 @@ def _distill_loss(setting: Setting) -> Case:
 def _total_and_terms(function: Any, *args: Any, **settings: Any) -> tuple[Tensor, ...]:
     """The loss to differentiate, then its terms and the robust weights, which are only compared."""
     terms, omega = function(*args, **settings)
-    return sum(terms.values()), *(term.detach() for term in terms.values()), omega.detach()
+    return functools.reduce(torch.add, terms.values()), *(term.detach() for term in terms.values()), omega.detach()
 
 
 def _pyramid_text(shape: Shape) -> str:

@@ -42,7 +42,7 @@ def masked_imitation(
     overlap: str = "max",
     base_size: float = 56.0,
     levels: str = "own",
-    trust: Sequence[Tensor] | None = None,
+    trust: Sequence[Tensor] | Tensor | None = None,
 ) -> ImitationSums:
     """Sums of the weighted squared difference of two pyramids (paper, local feature distilling).
 
@@ -60,7 +60,7 @@ def masked_imitation(
     Args:
         student: L maps [N,C,H_l,W_l] (after the adapter), float32, float64, bfloat16 or float16, any memory
             format.
-        teacher: L maps of the same shapes; the dtype may differ.
+        teacher: L maps of the same shapes; the dtype may differ (on a GPU both are then copied to float32).
         boxes: float32 [B,4], x1 y1 x2 y2 in pixels of the padded batch.
         image_index: int64 [B], the image of each box, in [0,N).
         omega: weights [L,B], floating; no gradient flows into them.
@@ -68,8 +68,8 @@ def masked_imitation(
         overlap: "max": where boxes overlap the largest omega counts, at least 0; "last": the box later in
             the order overwrites, as the published code does.
         levels: "own": a box paints the level of its size alone; "every": all levels, omega of each.
-        trust: r, the weights of cells outside of boxes, L maps [N,H_l,W_l], floating; no gradient flows into them.
-            None: 1.
+        trust: r, the weights of cells outside of boxes, L maps [N,H_l,W_l], or all of them one after another in one
+            tensor [sum of N*H_l*W_l], floating; no gradient flows into them. None: 1.
         base_size: side in pixels at which boxes leave level 0 for level 1 is twice this.
 
     Returns:
@@ -81,17 +81,15 @@ def masked_imitation(
     _check(student, teacher, boxes, image_index, omega, strides, overlap, base_size)
     check_choice("levels", levels, ("own", "every"))
     base_size = base_size if levels == "own" else 0.0
-    if trust is not None:
-        _check_trust(trust, student)
+    flat = None if trust is None else _flat_trust(trust, student)
     double = accumulation_dtype(student[0].dtype, teacher[0].dtype) == torch.float64
     backend = backend_for("masked_imitation", boxes.device, ("cpu",) if double else ("cpu", "triton"))
     if backend == "reference":
         sums = reference.masked_imitation(
-            student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size, trust=trust
+            student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size, trust=flat
         )
     else:
         options = [float(s) for s in strides], overlap == "last", float(base_size)
-        flat = None if trust is None else torch.cat([r.detach().flatten() for r in trust])
         sums = _Imitation.apply(backend, len(student), boxes, image_index, omega, flat, *options, *student, *teacher)
     return ImitationSums(*sums)
 
@@ -162,12 +160,19 @@ class _Imitation(torch.autograd.Function):
         ctx.backend, ctx.levels = backend, levels
         ctx.save_for_backward(weights, *maps)
         ctx.mark_non_differentiable(*sums[2:])
+        ctx.set_materialize_grads(False)
         return tuple(sums)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, foreground: Tensor, background: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, foreground: Tensor | None, background: Tensor | None, *_: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         weights, *maps = ctx.saved_tensors
+        if foreground is None and background is None:
+            return (None,) * (9 + len(maps))
+        foreground = torch.zeros_like(background) if foreground is None else foreground
+        background = torch.zeros_like(foreground) if background is None else background
         need = ctx.needs_input_grad[-len(maps) :]
         backward = implementation(_backward, ctx.backend, weights.device)
         gradients = backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
@@ -175,7 +180,13 @@ class _Imitation(torch.autograd.Function):
         return *(None for _ in range(9)), *wanted
 
 
-def _check_trust(trust: Sequence[Tensor], student: Sequence[Tensor]) -> None:
+def _flat_trust(trust: Sequence[Tensor] | Tensor, student: Sequence[Tensor]) -> Tensor:
+    cells = sum(s.shape[0] * s.shape[2] * s.shape[3] for s in student)
+    if isinstance(trust, Tensor):
+        check_tensor("trust", trust, "[cells]")
+        check_size("trust", "cells", trust.shape[0], cells)
+        check_same_device(student=student[0], trust=trust)
+        return trust.detach()
     check_size("trust", "levels", len(trust), len(student))
     for level, (r, s) in enumerate(zip(trust, student, strict=True)):
         check_tensor(f"trust[{level}]", r, "[N,H,W]")
@@ -183,6 +194,7 @@ def _check_trust(trust: Sequence[Tensor], student: Sequence[Tensor]) -> None:
         if tuple(r.shape) != expected:
             raise ValueError(f"trust[{level}]: expected shape {expected} of the student's cells, got {tuple(r.shape)}")
     check_same_device(student=student[0], trust=trust[0])
+    return torch.cat([r.detach().flatten() for r in trust])
 
 
 def _check(

@@ -149,11 +149,14 @@ class _Discrepancy(torch.autograd.Function):
         loss, omega, state = forward(*vectors, labels, class_offsets, *need)
         ctx.save_for_backward(*vectors, omega, *state)
         ctx.mark_non_differentiable(omega)
+        ctx.set_materialize_grads(False)
         return loss, omega
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, loss_gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if loss_gradient is None:
+            return (None,) * 8
         need = ctx.needs_input_grad[:2]
         inputs, state = list(ctx.saved_tensors[:5]), list(ctx.saved_tensors[5:])
         backward = implementation(_backward, ctx.backend, loss_gradient.device)

@@ -202,6 +202,28 @@ def smooth_l1_loss(count: int = BOXES) -> Problem:
     return Problem(leaves, [], exact, lambda m, _, e: ops.smooth_l1_loss(m, *e, beta=1 / 9))
 
 
+def background_trust(count: int = BOXES) -> Problem:
+    """With as many prototypes; another number of channels in the teacher's space."""
+    g = torch.Generator().manual_seed(5)
+    student, teacher = _maps(g), [torch.cat([m, m[:, :8]], 1) for m in _maps(g)]
+    prototypes = [torch.randn(len(SIZES), count, CHANNELS + more, generator=g) for more in (0, 8)]
+
+    def trust(_: list[Tensor], maps: list[Tensor], prototypes: list[Tensor]) -> Tensor:
+        spaces = maps[: len(SIZES)], maps[len(SIZES) :]
+        return ops.background_trust(*spaces, *prototypes, *map(ops.channel_means, spaces))
+
+    return Problem([], [*student, *teacher], prototypes, trust)
+
+
+def soft_label_divergence(count: int = BOXES) -> Problem:
+    g = torch.Generator().manual_seed(6)
+    logits = [torch.randn(count, CLASSES, generator=g, dtype=torch.float64) for _ in range(2)]
+    exact = [torch.rand(count, generator=g), torch.randint(-1, 3, (count,), generator=g)]
+    return Problem(
+        logits[:1], logits[1:], exact, lambda s, t, e: ops.soft_label_divergence(*s, *t, *e, temperature=2.0)
+    )
+
+
 PROBLEMS = {
     function.__name__: function
     for function in (
@@ -216,5 +238,7 @@ PROBLEMS = {
         batched_nms,
         sigmoid_focal_loss,
         smooth_l1_loss,
+        background_trust,
+        soft_label_divergence,
     )
 }

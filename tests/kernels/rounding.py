@@ -1,7 +1,8 @@
 """Where Triton's interpreter rounds otherwise than a GPU: bfloat16 values and tf32 products.
 
 The interpreter keeps bfloat16 as uint16 and multiplies those integers, truncates where float32 becomes
-bfloat16, and multiplies float32 exactly where a GPU takes tf32. These replacements compute what a GPU does.
+bfloat16, and multiplies float32 exactly where a GPU takes tf32, or the sum of three tf32 products. These replacements
+compute what a GPU does.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ def dot(
 ) -> TensorHandle:
     """d + a b of float operands, accumulated in d's dtype."""
     operands = [_operand(handle, precision) for handle in (a, b)]
+    if precision == ir.INPUT_PRECISION.TF32x3 and a.dtype.scalar == tl.float32:
+        large = [to_tf32(operand) for operand in operands]
+        (a_large, b_large), (a_small, b_small) = (
+            large,
+            [to_tf32(o - big) for o, big in zip(operands, large, strict=True)],
+        )
+        product = (a_small @ b_large + a_large @ b_small) + a_large @ b_large
+        return TensorHandle(product.astype(d.data.dtype) + d.data, d.dtype.scalar)
     return TensorHandle(np.matmul(*operands, dtype=d.data.dtype) + d.data, d.dtype.scalar)
 
 

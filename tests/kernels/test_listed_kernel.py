@@ -7,16 +7,28 @@ from triton.runtime.interpreter import InterpretedFunction
 
 from gkd_fast import ops
 from gkd_fast.kernels import (
+    background_trust,
     masked_imitation,
     pairwise_discrepancy,
     prototype_projection,
     robust_weights,
+    soft_label_divergence,
     unit_rows,
     weight_map,
 )
 from gkd_fast.kernels._spec import TYPES
 
-MODULES = (masked_imitation, pairwise_discrepancy, prototype_projection, robust_weights, unit_rows, weight_map)
+MODULES = (
+    background_trust,
+    masked_imitation,
+    pairwise_discrepancy,
+    prototype_projection,
+    robust_weights,
+    soft_label_divergence,
+    unit_rows,
+    weight_map,
+)
+OTHERS = (background_trust, masked_imitation, soft_label_divergence, weight_map)  # that take no vectors
 LISTED = {name: spec.signatures for module in MODULES for name, spec in module.KERNELS.items()}
 DTYPES = tuple(TYPES)
 
@@ -58,8 +70,10 @@ def test_vectors(launched):
                 t, q = draw(1, 2, 8, dtype=other), draw(1, 3, 8, dtype=other)
                 loss, _ = ops.pairwise_discrepancy(x, t, y.detach(), q.detach(), labels, offsets)
                 loss.sum().backward()
-    imitation = set(masked_imitation.KERNELS) | set(weight_map.KERNELS)
-    assert launched == set(LISTED) - imitation
+                rows = x[0].detach(), t[0].detach(), labels * 0, labels, draw(1, 3, channels), draw(1, 3, 8), offsets
+                ops.robust_weights(*rows, most=2)
+    of_maps = {name for module in OTHERS for name in module.KERNELS}
+    assert launched == set(LISTED) - of_maps
 
 
 @pytest.mark.parametrize("overlap", ["max", "last"])
@@ -78,3 +92,27 @@ def test_maps(launched, overlap):
                     )
                     sums.foreground.sum().backward()
     assert launched == set(masked_imitation.KERNELS) | set(weight_map.KERNELS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_spaces(launched, layout):
+    rows = torch.randn(2, 3, 5), torch.randn(2, 3, 8)
+    for dtype in DTYPES:
+        for other in DTYPES:
+            student, teacher = (
+                [laid_out(f, layout) for f in pyramid(images=1, channels=c, sizes=((4, 4), (3, 3)), dtype=d)]
+                for c, d in ((5, dtype), (8, other))
+            )
+            ops.background_trust(student, teacher, *rows, ops.channel_means(student), ops.channel_means(teacher))
+    assert launched == set(background_trust.KERNELS)
+
+
+def test_logits(launched):
+    weights, instance = torch.rand(3), torch.tensor([0, 1, -1])
+    for dtype in DTYPES:
+        for other in DTYPES:
+            for binary in (False, True):
+                student, teacher = draw(3, 5, dtype=dtype), draw(3, 5, dtype=other).detach()
+                options = {"temperature": 2.0, "binary": binary}
+                ops.soft_label_divergence(student, teacher, weights, instance, **options)[0].backward()
+    assert launched == set(soft_label_divergence.KERNELS)

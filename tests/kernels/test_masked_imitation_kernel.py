@@ -94,7 +94,28 @@ def test_many_channels_and_cells_in_several_programs(checker):
     boxes, index = boxes_of(5)
     student, teacher = maps(channels=70, sizes=((20, 30), (9, 7), (2, 2)))
     agree(imitation(), student, teacher, boxes, index, weights(5))
-    assert checker.launches.count("imitation_backward_kernel") == 3
+    one_each = ["paint_kernel", "imitation_kernel", "imitation_sums_kernel", "imitation_backward_kernel"]
+    assert checker.launches == one_each
+
+
+def test_more_levels_than_a_launch_has(checker):
+    boxes, index = boxes_of(5)
+    student, teacher = maps(channels=5, sizes=((6, 5), (2, 3), (4, 4), (3, 1), (1, 1), (2, 2), (5, 4)))
+    omega = torch.rand(7, 5, generator=torch.Generator().manual_seed(3)) * 1.4 - 0.4
+
+    def sums(student, teacher, omega):
+        return ops.masked_imitation(student, teacher, boxes, index, omega, [4] * 7, base_size=3.0, levels="own")
+
+    agree(sums, student, teacher, omega)
+    assert checker.launches.count("imitation_backward_kernel") == 2
+
+
+def test_levels_of_other_layouts_have_a_launch_of_their_own(checker):
+    boxes, index = boxes_of(5)
+    student, teacher = maps(channels=8, sizes=SIZES)
+    student[1] = laid_out(student[1], "channels_last").detach().requires_grad_()
+    agree(imitation(), student, teacher, boxes, index, weights(5))
+    assert checker.launches.count("imitation_kernel") == 3
 
 
 def test_channels_last_over_several_tiles():
@@ -142,7 +163,7 @@ def test_gradients_only_where_they_are_wanted(checker):
     boxes, index = boxes_of(6)
     student[1:], teacher[:2] = [f.detach() for f in student[1:]], [f.detach() for f in teacher[:2]]
     agree(imitation(), student, teacher, boxes, index, weights(6))
-    assert checker.launches.count("imitation_backward_kernel") == 2
+    assert checker.launches.count("imitation_backward_kernel") == 1
 
 
 def test_gradients_have_the_layout_of_their_maps():

@@ -118,3 +118,24 @@ def test_gradients_only_where_they_are_wanted(checker):
     student, teacher, *rest = inputs()
     agree(ops.pairwise_discrepancy, student.detach(), teacher, *rest)
     assert checker.launches.count("discrepancy_backward_kernel") == 1
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float16, torch.bfloat16)])
+def test_weights_of_rows(dtypes, checker):
+    """Rows of several levels, a class without prototypes, padding, a vector without direction."""
+    offsets, labels = torch.tensor([0, 4, 4, 25]), torch.tensor([0, 2, 1, -1, 2, 0, 2])
+    level = torch.tensor([0, 1, 2, 0, 2, 1, 1])
+    student, teacher = draw(7, 5, dtype=dtypes[0]).detach(), draw(7, 300, dtype=dtypes[1], seed=1).detach()
+    student[4] = 0.0
+    p, q = (draw(3, 25, c, seed=2).detach() for c in (5, 300))
+    found = []
+    for backend in ("triton", "reference"):
+        with ops.use_backend(backend):
+            found.append(ops.robust_weights(student, teacher, level, labels, p, q, offsets, most=21))
+            instance = torch.tensor([6, 5, -1, 3, 2, 2, 0])
+            options = {"most": 21, "instance": instance}
+            found.append(ops.robust_weights(student, teacher, level, labels, p, q, offsets, **options))
+    for got, want, own in zip(found[:2], found[2:], (labels, labels[instance].where(instance >= 0, -1)), strict=True):
+        torch.testing.assert_close(got[own >= 0], want[own >= 0], rtol=1e-5, atol=1e-5)
+    assert found[0][2] == found[1][4] == 1
+    assert checker.launches == ["row_weight_kernel"] * 2

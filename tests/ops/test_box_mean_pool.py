@@ -179,3 +179,23 @@ def test_opcheck(channels_last):
     torch.library.opcheck(raw.box_mean_pool.default, (features, boxes, index, strides, False))
     gradient = torch.randn(len(features), 6, features[0].shape[1])
     torch.library.opcheck(raw.box_mean_pool_backward.default, (gradient, features, boxes, index, strides, True))
+
+
+def test_pyramids_together(backend):
+    """The same as one by one, gradients only where they are needed, and exact means."""
+    features, others = pyramid(), pyramid(seed=3)[:2]
+    boxes, index = boxes_of(9)
+    leaves = [leaf(f) for f in features]
+    strides = (*STRIDES, *STRIDES[:2])
+    both = ops.box_mean_pools((leaves, others), boxes, index, strides)
+    alone = [ops.box_mean_pool(maps, boxes, index, STRIDES[: len(maps)]) for maps in (leaves, others)]
+    for got, want in zip(both, alone, strict=True):
+        torch.testing.assert_close(got, want)
+    weights = torch.rand(both[0].shape, generator=torch.Generator().manual_seed(2))
+    gradients = [torch.autograd.grad((means * weights).sum(), leaves) for means in (both[0], alone[0])]
+    torch.testing.assert_close(*gradients)
+    assert backend == "reference" or not both[1].requires_grad
+    halves = [f.bfloat16() for f in features]
+    exact = ops.box_mean_pool(halves, boxes, index, STRIDES, exact=True)
+    assert exact.dtype == torch.float32
+    torch.testing.assert_close(exact, ops.box_mean_pool([f.float() for f in halves], boxes, index, STRIDES))

@@ -97,6 +97,26 @@ def test_masked_imitation(maps, boxes, layout, overlap):
         )
 
 
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("prototypes", [0, 1, 37])
+def test_background_trust(maps, layout, prototypes):
+    for dtype, teacher_layout in zip(DTYPES, (*LAYOUTS, layout), strict=True):
+        spaces = maps_of(maps, layout, dtype), maps_of(maps, teacher_layout, dtype, seed=5)
+        spaces[0][0][0], spaces[1][0][..., -1, :] = INF, torch.nan
+        channels = MAPS[maps]["channels"]
+        rows = [torch.randn(3, prototypes, channels, generator=torch.Generator().manual_seed(n)) for n in (2, 3)]
+        for row in rows:
+            row[:, ::3] = 0.0
+        found = []
+        for backend in ("cpu", "reference"):
+            with ops.use_backend(backend):
+                means = [ops.channel_means(space) for space in spaces]
+                found += [(*means, ops.background_trust(*spaces, *rows, *means, filled=True))]
+        for got, want in zip(*found, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 VECTORS = [(1, 1, 1, 1), (2, 63, 13, 33), (3, 0, 5, 7), (2, 5, 0, 7), (1, 1, 63, 65), (2, 7, 9, 0)]
 
 

@@ -100,7 +100,9 @@ def test_kernel_equals_reference_with_trust(dtype, layout):
         for seed in (0, 5)
     )
     trust = trust_of(student, dtype)
-    got, want = (run(student, teacher, name, student + teacher, trust=trust) for name in ("cpu", "reference"))
+    flat = torch.cat([r.flatten() for r in trust])
+    got = run(student, teacher, "cpu", student + teacher, trust=flat)
+    want = run(student, teacher, "reference", student + teacher, trust=trust)
     for own, other in zip(got, want, strict=True):
         torch.testing.assert_close(own, other, rtol=2e-5 if own.dtype == torch.float32 else 1e-2, atol=1e-2)
 
@@ -311,6 +313,8 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="omega: expected B = 2, got 1"):
         ops.masked_imitation(student, student, boxes, index, torch.ones(3, 1), STRIDES)
     trust = [torch.ones(2, 13, 17), torch.ones(2, 7, 8), torch.ones(2, 3, 4)]
+    with pytest.raises(ValueError, match="trust: expected cells = 570, got 569"):
+        ops.masked_imitation(student, student, boxes, index, torch.ones(3, 2), STRIDES, trust=torch.ones(569))
     with pytest.raises(ValueError, match=r"trust\[1\]: expected shape \(2, 7, 9\) of the student's cells"):
         ops.masked_imitation(student, student, boxes, index, torch.ones(3, 2), STRIDES, trust=trust)
     with pytest.raises(ValueError, match="trust: expected levels = 3, got 1"):

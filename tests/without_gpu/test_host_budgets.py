@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from bench.gpu.host import HostCost, measure
+from bench.gpu.host import HOST_CASES, HostCost, measure
 from bench.gpu.host_budget import broken_host_budgets, load_host_budgets, versions, write_host_budgets
-from bench.operators.cases import CASES
 from gkd_fast import ops
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", HOST_CASES)
 def test_host_budgets(op, dtype):
     missing = {name: reason for name, reason in ops.backends().items() if reason != "available"}
     if missing:

@@ -19,8 +19,8 @@ ALL = {
 }
 # Where a step waits: torchvision's box coder and GIoU loss make constants on the host and choose by masks.
 KNOWN_WAITS = {"methods/crosskd.py decode", "methods/crosskd.py box_loss"}
-# Products that are in float32 by design: methods get float32 maps, and so do the cosines of gkd's trust.
-FLOAT32_GKD = {"methods/gkd/robust.py nearest_cosine", "backward"}
+# Products that are in float32 by design: methods but gkd get float32 maps.
+FLOAT32_OTHERS = {"backward"}
 # DeFeat, as every method but gkd, is called without autocast, and runs the teacher's box head so.
 FLOAT32_DEFEAT = {"detectors/faster_rcnn.py classify", "detectors/opened.py forward"}
 # torch's own: the gradient scaler inverts its scale, one number, in double precision; the GIoU loss differentiated.
@@ -62,7 +62,7 @@ def second_step(detector: str, precision: str, *, methods: str = "gkd", norm_ste
 
 def assert_nothing_unknown(watch: Watch, methods: str = "gkd") -> None:
     assert watch.of("mixed devices") == []
-    known = FLOAT32_GKD | (FLOAT32_DEFEAT if "defeat" in methods else set())
+    known = FLOAT32_OTHERS | (FLOAT32_DEFEAT if "defeat" in methods else set())
     products = {finding.place.split(", ")[0] for finding in watch.of("float32 product")}
     assert {place for place in products if not place.startswith("methods/") or "gkd/" in place} <= known
     unknown = [

@@ -15,15 +15,11 @@ from gkd_fast.methods.gkd.bank import PrototypeBank
 from gkd_fast.methods.gkd.settings import GKDSettings
 from gkd_fast.methods.units import Units
 from gkd_fast.ops.reference.masked_imitation import imitation_level
-from gkd_fast.pyramids import BASE_SIZE, imitation, pool
+from gkd_fast.ops.reference.soft_label_divergence import row_divergence
+from gkd_fast.pyramids import BASE_SIZE, imitation, means_of, pool_both, trust
 
 Strides = tuple[Sequence[float], Sequence[float]]
 """Of the student's and of the teacher's levels, in pixels."""
-
-
-_NEVER = -1e30  # below any cosine, and finite
-_PROTOTYPES_AT_ONCE = 128
-_SHORTEST = 1e-8  # a shorter vector has a cosine of about 0 with any other
 
 
 class Adapters(nn.Module):
@@ -59,33 +55,28 @@ class Adapters(nn.Module):
         return [F.relu(feature) for feature in adapted] if self.relu else adapted
 
 
-def robust_weights(student: Tensor, teacher: Tensor, level: Tensor, labels: Tensor, bank: PrototypeBank) -> Tensor:
-    """omega of embeddings that each belong to one level (paper, robust distilling).
-
-    omega = 1 - |max_m cos(f_S, p_S,m) - max_m cos(f_T, p_T,m)| over the prototypes of the same class.
+def robust_weights(
+    student: Tensor,
+    teacher: Tensor,
+    level: Tensor,
+    labels: Tensor,
+    bank: PrototypeBank,
+    instance: Tensor | None = None,
+) -> Tensor:
+    """omega of embeddings that each belong to one level (`gkd_fast.ops.robust_weights`).
 
     Args:
         student, teacher: [S,C_S], [S,C_T].
         level: int64 [S].
-        labels: int64 [S], class from 0; of a negative one the weight means nothing.
+        labels: int64 [B], class from 0; of a negative one the weight means nothing.
         bank: on the same device.
+        instance: int64 [S], whose label an embedding has, of a negative one the weight means nothing; None: its own.
 
     Returns:
         [S], without gradient; 1 for a class without prototypes.
     """
-    first, last = bank.class_offsets.unfold(0, 2, 1)[labels.clamp(min=0)].unbind(1)
-    index = first[:, None] + torch.arange(bank.most, device=labels.device)
-    outside = index >= last[:, None]
-    per_level = bank.student.shape[1]
-    row = index.clamp_(max=per_level - 1) + level[:, None] * per_level
-
-    def nearest(embedding: Tensor, prototypes: Tensor) -> Tensor:
-        own, embedding = prototypes.flatten(0, 1)[row], embedding.detach().to(prototypes.dtype)
-        lengths = own.norm(dim=-1).clamp_(min=_SHORTEST) * embedding.norm(dim=-1, keepdim=True).clamp_(min=_SHORTEST)
-        return (own * embedding[:, None]).sum(-1).div_(lengths).masked_fill_(outside, -1).amax(1)
-
-    discrepancy = nearest(student, bank.student) - nearest(teacher, bank.teacher)
-    return (1 - discrepancy.abs()).masked_fill_(first >= last, 1.0)
+    prototypes = bank.student, bank.teacher, bank.class_offsets
+    return ops.robust_weights(student, teacher, level, labels, *prototypes, most=bank.most, instance=instance)
 
 
 def instance_weights(
@@ -129,77 +120,43 @@ def discrepancy(
 ) -> tuple[Tensor, Tensor]:
     """The discrepancy of each level [L], and omega [L,B]; arguments as of `instance_weights`."""
     strides = strides or (bank.strides, bank.strides)
-    own = pool(student, instances, strides[0], settings.negative)
-    other = pool(teacher, instances, strides[1], settings.negative)
+    own, other = pool_both(student, teacher, instances, strides, settings.negative)
     return ops.pairwise_discrepancy(own, other, bank.student, bank.teacher, instances.labels, bank.class_offsets)
 
 
 @torch.no_grad()
 def background_trust(
     student: Sequence[Tensor], teacher: Sequence[Tensor], bank: PrototypeBank, units: Units | None = None
-) -> list[Tensor]:
-    """What each cell counts as background: how much it resembles a prototype, as far as both spaces agree in it.
+) -> Tensor:
+    """What each cell counts as background (`gkd_fast.ops.background_trust`).
 
-    r = max(0, c_T) max(0, 1 - |c_S - c_T|),   c = max_m cos(f - mu, p_m - mu) over all prototypes of the level,
-
-    mu the mean of each channel, which cosines of raw maps would mostly compare. It is the projection of instances on
-    the prototypes (paper, robust distilling) carried on to cells without a class.
+    It is the projection of instances on the prototypes (paper, robust distilling) carried on to cells without a class.
+    Each channel's mean is taken off, which cosines of raw maps would mostly compare.
 
     Args:
         student, teacher: L maps [N,C_S,H_l,W_l], [N,C_T,H_l,W_l].
         bank: on the same device.
-        units: give the teacher's mu; None: that of the batch, as the student's always is.
+        units: give the teacher's means; None: those of the batch, as the student's always are.
 
     Returns:
-        L maps [N,H_l,W_l] in 0..1, float32.
+        [sum of N*H_l*W_l] in 0..1, level after level, float32.
     """
     means = channel_means(student), channel_means(teacher) if units is None else units.means
     # Only a bank of full length may be one that was filled up.
     filled = bank.student.shape[1] == len(bank.classes) * bank.most
-    return [
-        _trust(
-            nearest_cosine(own, bank.student[level], means[0][level], filled=filled),
-            nearest_cosine(other, bank.teacher[level], means[1][level], filled=filled),
-        )
-        for level, (own, other) in enumerate(zip(student, teacher, strict=True))
-    ]
+    return trust(student, teacher, bank.student, bank.teacher, *means, filled=filled)
 
 
-def _trust(student: Tensor, teacher: Tensor) -> Tensor:
-    return teacher.clamp(min=0) * (1 - (student - teacher).abs()).clamp(min=0)
-
-
-def channel_means(maps: Sequence[Tensor]) -> list[Tensor]:
+def channel_means(maps: Sequence[Tensor]) -> Sequence[Tensor]:
     """The mean of every channel [C_l] over all cells of the global batch."""
-    sums = [feature.float().sum((0, 2, 3)) for feature in maps]
-    cells = _on_device_of(sums[0], [f.shape[0] * f.shape[2] * f.shape[3] for f in maps])
-    *totals, cells = parallel.total(torch.cat([*sums, cells])).split([*(part.numel() for part in sums), len(maps)])
-    return [total / count.clamp(min=1) for total, count in zip(totals, cells, strict=True)]
-
-
-def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor, *, filled: bool = False) -> Tensor:
-    """max_m cos(f - mu, p_m - mu) of every cell.
-
-    Args:
-        feature: [N,C,H,W].
-        prototypes: [P,C], or wider with zeros behind the map's channels.
-        mean: mu [C].
-        filled: rows of zeros are no prototypes.
-
-    Returns:
-        [N,H,W], float32.
-    """
-    centred = feature.float() - mean[:, None, None]
-    units = F.normalize(prototypes[:, : len(mean)].float() - mean, dim=1)[:, :, None, None]
-    # Some prototypes at a time: the cosines of all of them would be larger than the map.
-    parts = units.split(_PROTOTYPES_AT_ONCE)
-    barred: Sequence[Tensor | None] = [None] * len(parts)
-    if filled:
-        barred = torch.where(prototypes.any(1), 0.0, _NEVER).split(_PROTOTYPES_AT_ONCE)
-    nearest = torch.stack([F.conv2d(centred, part, own).amax(1) for part, own in zip(parts, barred, strict=True)]).amax(
-        0
-    )
-    return nearest / centred.square().sum(1).sqrt().clamp(min=1e-8)
+    own = means_of(maps)
+    if parallel.world_size() == 1:
+        return own
+    cells = [feature.shape[0] * feature.shape[2] * feature.shape[3] for feature in maps]
+    sums = [mean * count for mean, count in zip(own, cells, strict=True)]
+    counts = _on_device_of(sums[0], cells)
+    *totals, counts = parallel.total(torch.cat([*sums, counts])).split([*(part.numel() for part in sums), len(maps)])
+    return [total / count.clamp(min=1) for total, count in zip(totals, counts, strict=True)]
 
 
 def soft_label_loss(
@@ -216,38 +173,41 @@ def soft_label_loss(
         bank: for the weights of a two-stage detector, which come from the RoI features; None: those of `omega`.
         settings: temperature, one_stage_soft, robust_weights, positive_weights.
     """
-    real = soft.instance >= 0
-    count = parallel.total(real.sum()).clamp(min=1)
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
+        parallel.total(soft.student.new_zeros((), dtype=torch.float32))
         return soft.student.sum() * 0
-    student, teacher = soft.student.float() / settings.temperature, soft.teacher.float() / settings.temperature
-    instance = soft.instance.clamp(min=0)
     if not settings.robust_weights:
-        weights = real.to(omega.dtype)
+        weights = torch.ones_like(soft.instance, dtype=omega.dtype)
     elif bank is not None and soft.student_embedding is not None and soft.teacher_embedding is not None:
-        labels = instances.labels[instance]
-        weights = robust_weights(soft.student_embedding, soft.teacher_embedding, soft.level, labels, bank)
+        embeddings = soft.student_embedding, soft.teacher_embedding
+        weights = robust_weights(*embeddings, soft.level, instances.labels, bank, soft.instance)
     else:
+        instance = soft.instance.clamp(min=0)
         weights = omega[imitation_level(instances.boxes, len(omega), BASE_SIZE)[instance], instance]
-    weights = weights.where(real, 0)
+    one_stage = soft.student_embedding is None and not soft.exclusive
+    if one_stage and settings.one_stage_soft == "published":
+        return _published_one_stage(soft, weights, len(omega), settings)
+    divergence, count = ops.soft_label_divergence(
+        soft.student,
+        soft.teacher,
+        weights,
+        soft.instance,
+        temperature=settings.temperature,
+        binary=one_stage,
+        positive=settings.positive_weights,
+    )
+    return divergence / parallel.total(count.float()).clamp(min=1)
+
+
+def _published_one_stage(soft: SoftPairs, weights: Tensor, levels: int, settings: GKDSettings) -> Tensor:
+    """Of the places with an instance the weights stay image-major while the rows become level-major."""
+    real = soft.instance >= 0
+    weights = weights.where(real, 0)[(~real).to(torch.uint8).argsort(stable=True)]
     if settings.positive_weights:
         weights = weights.clamp(min=0)
-    matched = soft.student_embedding is None and not soft.exclusive and settings.one_stage_soft == "matched"
-    divergence = (_binary_kl if matched else _categorical_kl)(student, teacher).mean(1)
-    if soft.student_embedding is None and not soft.exclusive and not matched:
-        # As published: of the places with an instance the weights stay image-major while the rows become level-major.
-        weights = weights[(~real).to(torch.uint8).argsort(stable=True)]
-        divergence = divergence[soft.level.where(real, len(omega)).argsort(stable=True)]
-    return (weights * divergence).sum() * settings.temperature**2 / count
-
-
-def _categorical_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True)
-
-
-def _binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """Of Bernoulli distributions: KL(teacher || student) = p (t - s) + softplus(s) - softplus(t)."""
-    return teacher.sigmoid() * (teacher - student) + F.softplus(student) - F.softplus(teacher)
+    logits = (logits.float() / settings.temperature for logits in (soft.student, soft.teacher))
+    divergence = row_divergence(*logits, binary=False)[soft.level.where(real, levels).argsort(stable=True)]
+    return (weights * divergence).sum() * settings.temperature**2 / parallel.total(real.sum().float()).clamp(min=1)
 
 
 def robust_distilling(
@@ -299,12 +259,10 @@ def robust_distilling(
         omega = _applied(omega, instances, settings)
         share, whole = _participating_share(instances, bank), levels.sum()
     imitated = imitated or teacher
-    trust = None
+    rest = None
     if bank is not None and settings.background_trust == "prototypes":
-        trust = background_trust(student, imitated, bank, units)
-    foreground, background = _imitation(adapted, imitated, instances, omega, strides[0], settings, trust)
-    if units is not None:
-        foreground, background = (loss / units.deviations.square() for loss in (foreground, background))
+        rest = background_trust(student, imitated, bank, units)
+    foreground, background = _imitation(adapted, imitated, instances, omega, strides[0], settings, rest, units)
     over_levels = torch.mean if stage == "two_stage" or units is not None else torch.sum
     terms = {
         "global": kappa * settings.global_weight * share * whole,
@@ -323,15 +281,18 @@ def _imitation(
     omega: Tensor,
     strides: Sequence[float],
     settings: GKDSettings,
-    trust: list[Tensor] | None,
+    rest: Tensor | None,
+    units: Units | None,
 ) -> tuple[Tensor, Tensor]:
     """L_fg and L_bg of each level [L], without their weights."""
-    sums = imitation(adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, trust)
+    sums = imitation(adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, rest)
     channels = [feature.shape[1] for feature in teacher]
     twice = 2 * (channels[0] if len(set(channels)) == 1 else _on_device_of(sums.foreground, channels))
-    foreground = sums.foreground / (twice * parallel.total(sums.foreground_weight)).clamp(min=1)
-    background = sums.background / (twice * parallel.total(sums.background_cells)).clamp(min=1)
-    return foreground, background
+    counts = parallel.total(torch.stack([sums.foreground_weight, sums.background_cells]))
+    divisors = (twice * counts).clamp(min=1)
+    if units is not None:
+        divisors = divisors * units.deviations.square()
+    return sums.foreground / divisors[0], sums.background / divisors[1]
 
 
 def _on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:

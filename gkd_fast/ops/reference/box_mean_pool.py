@@ -8,14 +8,22 @@ from torch import Tensor
 
 
 def box_mean_pool(
-    features: Sequence[Tensor], boxes: Tensor, image_index: Tensor, strides: Sequence[float], *, negative: str
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    strides: Sequence[float],
+    *,
+    negative: str,
+    exact: bool = False,
 ) -> Tensor:
     """Embeddings [L,B,C]; see `gkd_fast.ops.box_mean_pool`."""
     undefined = boxes.isnan().any(dim=1)
     finite = boxes.nan_to_num(nan=0.0)
     corners = finite.abs() if negative == "mirror" else finite
+    dtype = torch.promote_types(features[0].dtype, torch.float32) if exact else features[0].dtype
     levels = [
-        _pool_level(feature, corners, image_index, stride) for feature, stride in zip(features, strides, strict=True)
+        _pool_level(feature, corners, image_index, stride).to(dtype)
+        for feature, stride in zip(features, strides, strict=True)
     ]
     return torch.stack(levels).masked_fill(undefined[:, None], float("nan"))
 
@@ -34,7 +42,7 @@ def _pool_level(feature: Tensor, corners: Tensor, image_index: Tensor, stride: f
 
     total = corner(bottom, right) - corner(top, right) - corner(bottom, left) + corner(top, left)
     cells = (bottom - top) * (right - left)
-    return (total / cells[:, None]).to(feature.dtype)
+    return total / cells[:, None]
 
 
 def _cell_range(lower: Tensor, upper: Tensor, size: int) -> tuple[Tensor, Tensor]:

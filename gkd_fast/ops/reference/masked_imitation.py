@@ -16,12 +16,13 @@ def masked_imitation(
     *,
     overlap: str,
     base_size: float,
-    trust: Sequence[Tensor] | None = None,
+    trust: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four sums [L]; see `gkd_fast.ops.masked_imitation`. A base size of 0 paints every box on every level."""
     double = torch.float64 in (student[0].dtype, teacher[0].dtype)
     dtype = torch.float64 if double else torch.float32
     level = imitation_level(boxes, len(student), base_size) if base_size else None
+    parts = None if trust is None else trust.split([s.shape[0] * s.shape[2] * s.shape[3] for s in student])
     sums = []
     for index, (s, t, stride) in enumerate(zip(student, teacher, strides, strict=True)):
         value = omega[index].detach().to(dtype)
@@ -32,7 +33,7 @@ def masked_imitation(
         weight = _weight_map(s, corners, image_index, value, paints, stride, overlap)
         outside = (weight <= 0).to(dtype)
         square = (s.to(dtype) - t.to(dtype)).square().sum(dim=1)
-        rest = outside if trust is None else outside * trust[index].detach().to(dtype)
+        rest = outside if parts is None else outside * parts[index].detach().to(dtype).view_as(outside)
         sums.append(torch.stack([(weight * square).sum(), (rest * square).sum(), weight.sum(), outside.sum()]))
     foreground, background, foreground_weight, background_cells = torch.stack(sums, dim=1).unbind(0)
     return foreground, background, foreground_weight.detach(), background_cells.detach()

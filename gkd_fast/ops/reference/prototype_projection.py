@@ -10,10 +10,11 @@ def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine [L,B,P]; see `gkd_fast.ops.prototype_projection`."""
     double = torch.float64 in (embeddings.dtype, prototypes.dtype)
     dtype = torch.float64 if double else torch.float32
-    return torch.bmm(_unit(embeddings.to(dtype)), _unit(prototypes.to(dtype)).transpose(1, 2))
+    return torch.bmm(unit(embeddings.to(dtype)), unit(prototypes.to(dtype)).transpose(1, 2))
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [...,C] divided by their lengths; 0 for one without direction."""
     square = (vectors * vectors).sum(dim=-1, keepdim=True)
     short = square < SHORTEST**2
     return vectors * square.masked_fill(short, 1.0).rsqrt().masked_fill(short, 0.0)

@@ -1,0 +1,486 @@
+"""What cells count as background: tiles of cosines with the prototypes, of which only the largest leaves registers.
+
+The difference from the channels' means is never stored: (f - mu).u = f.u - mu.u for a unit prototype u. With u rounded
+to the type of the product first, in both terms, half types lose no more than in any cosine, however large mu is.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gkd_fast.kernels._launch import (
+    VECTOR,
+    cdiv,
+    on_device_of,
+    precisions,
+    product_configuration,
+    product_precision,
+    ready,
+)
+from gkd_fast.kernels._pyramid import (
+    Map,
+    arranged,
+    cells_before,
+    pick,
+    runs,
+    slot_of,
+    slots,
+    starts_of,
+    tile_offsets,
+)
+from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
+from gkd_fast.kernels.unit_rows import SHORTEST_SQUARE, inverse_of
+
+NO_PROTOTYPE = tl.constexpr(1e30)  # taken from a product, leaves less than any other, and is finite
+
+
+@triton.jit
+def channel_sums(
+    map_ptr,
+    image,
+    cell,
+    channel,
+    cells,
+    channels,
+    UNIT: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    """Sums [channels,cells of a tile] over TILES tiles of cells that follow each other."""
+    if LAYOUT == "planes":
+        cells = cells // UNIT * UNIT
+    else:
+        channels = channels // UNIT * UNIT
+    sums = tl.zeros((BLOCK_C, BLOCK_X), tl.float32)
+    for tile in range(0, TILES):
+        x = cell + tile * BLOCK_X
+        inside = (channel < channels)[:, None] & (x < cells)[None, :]
+        place = tile_offsets(image, cells, channels, x, channel, LAYOUT)
+        sums += tl.load(map_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    return sums
+
+
+@unspecialised
+def channel_sum_kernel(
+    first_ptr,
+    second_ptr,
+    third_ptr,
+    fourth_ptr,
+    fifth_ptr,
+    sums_ptr,
+    first_cells,
+    second_cells,
+    third_cells,
+    fourth_cells,
+    fifth_cells,
+    second_start,
+    third_start,
+    fourth_start,
+    fifth_start,
+    channels,
+    LAYOUT: tl.constexpr,
+    UNIT: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    """sums [parts,C] of the channels over parts of the images, level after level; a program has a part and BLOCK_C."""
+    blocks = (channels + BLOCK_C - 1) // BLOCK_C
+    program = tl.program_id(0)
+    slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
+    map_ptr = pick(slot, first_ptr, second_ptr, third_ptr, fourth_ptr, fifth_ptr)
+    cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
+    part = (program - pick(slot, 0, second_start, third_start, fourth_start, fifth_start)) // blocks
+    parts = (cells + TILES * BLOCK_X - 1) // (TILES * BLOCK_X)
+    image = (part // parts).to(tl.int64)
+    x = part % parts * (TILES * BLOCK_X) + tl.arange(0, BLOCK_X)
+    c = program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    along = cells if LAYOUT == "planes" else channels
+    if along % UNIT == 0:
+        sums = channel_sums(map_ptr, image, x, c, cells, channels, UNIT, LAYOUT, TILES, BLOCK_C, BLOCK_X)
+    else:
+        sums = channel_sums(map_ptr, image, x, c, cells, channels, 1, LAYOUT, TILES, BLOCK_C, BLOCK_X)
+    place = (program // blocks).to(tl.int64) * channels + c
+    tl.store(sums_ptr + place, tl.sum(sums, 1), mask=c < channels)
+
+
+@unspecialised
+def channel_mean_kernel(
+    sums_ptr,
+    means_ptr,
+    first_parts,
+    second_parts,
+    third_parts,
+    fourth_parts,
+    fifth_parts,
+    first_count,
+    second_count,
+    third_count,
+    fourth_count,
+    fifth_count,
+    first_level,
+    channels,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """means [L,C]: the sums of a level's parts divided by its number of cells."""
+    slot = tl.program_id(1)
+    parts = pick(slot, first_parts, second_parts, third_parts, fourth_parts, fifth_parts)
+    count = pick(slot, first_count, second_count, third_count, fourth_count, fifth_count)
+    begin = cells_before(slot, first_parts, second_parts, third_parts, fourth_parts)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    totals = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    for first in range(0, parts, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)
+        inside = (p < parts)[:, None] & (c < channels)[None, :]
+        totals += tl.load(sums_ptr + (begin + p).to(tl.int64)[:, None] * channels + c[None, :], mask=inside, other=0.0)
+    mean = tl.div_rn(tl.sum(totals, 0), count.to(tl.float32))
+    tl.store(means_ptr + (first_level + slot) * channels + c, mean, mask=c < channels)
+
+
+@triton.jit
+def centre_prototype(prototype_ptr, mean_ptr, unit_ptr, shift_ptr, channels, padded, filled, BLOCK_C: tl.constexpr):
+    """One unit prototype, and what the product of the means with it is."""
+    squares = tl.zeros((BLOCK_C,), tl.float32)
+    largest = tl.zeros((BLOCK_C,), tl.float32)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        p = tl.load(prototype_ptr + c, mask=c < channels, other=0.0)
+        difference = p - tl.load(mean_ptr + c, mask=c < channels, other=0.0)
+        squares += difference * difference
+        largest = tl.maximum(largest, tl.abs(p))
+    inverse = inverse_of(tl.sum(squares, 0))
+    shifts = tl.zeros((BLOCK_C,), tl.float32)
+    for first in range(0, padded, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        mean = tl.load(mean_ptr + c, mask=c < channels, other=0.0)
+        difference = tl.load(prototype_ptr + c, mask=c < channels, other=0.0) - mean
+        unit = (difference * inverse).to(unit_ptr.dtype.element_ty)
+        tl.store(unit_ptr + c, unit, mask=c < padded)
+        shifts += mean * unit.to(tl.float32)
+    absent = (filled != 0) & (tl.max(largest, 0) == 0.0)
+    tl.store(shift_ptr, tl.where(absent, NO_PROTOTYPE, tl.sum(shifts, 0)))
+
+
+@unspecialised
+def centre_prototypes_kernel(
+    student_ptr,
+    teacher_ptr,
+    student_means_ptr,
+    teacher_means_ptr,
+    student_units_ptr,
+    teacher_units_ptr,
+    student_shifts_ptr,
+    teacher_shifts_ptr,
+    student_channels,
+    teacher_channels,
+    student_vectors,
+    teacher_vectors,
+    filled,
+    BLOCK_C: tl.constexpr,
+):
+    """Units [L,P,padded C] and shifts [L,P] = mu.u of both spaces; of no prototype NO_PROTOTYPE."""
+    level, space = tl.program_id(1).to(tl.int64), tl.program_id(2)
+    row = level * tl.num_programs(0) + tl.program_id(0)
+    if space == 0:
+        channels, padded = student_channels.to(tl.int64), student_vectors * VECTOR
+        own, mean = student_ptr + row * channels, student_means_ptr + level * channels
+        centre_prototype(
+            own, mean, student_units_ptr + row * padded, student_shifts_ptr + row, channels, padded, filled, BLOCK_C
+        )
+    else:
+        channels, padded = teacher_channels.to(tl.int64), teacher_vectors * VECTOR
+        own, mean = teacher_ptr + row * channels, teacher_means_ptr + level * channels
+        centre_prototype(
+            own, mean, teacher_units_ptr + row * padded, teacher_shifts_ptr + row, channels, padded, filled, BLOCK_C
+        )
+
+
+@triton.jit
+def nearest_cosine(
+    map_ptr,
+    mean_ptr,
+    units_ptr,
+    shift_ptr,
+    image,
+    cell,
+    cells,
+    channels,
+    padded,
+    prototypes,
+    UNIT: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Largest cosine [cells of a tile] with any prototype, of cells and prototypes less the means."""
+    if LAYOUT == "planes":
+        cells = cells // UNIT * UNIT
+    else:
+        channels = channels // UNIT * UNIT
+    squares = tl.zeros((BLOCK_C, BLOCK_X), tl.float32)
+    for first in range(0, channels, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        inside = (c < channels)[:, None] & (cell < cells)[None, :]
+        f = tl.load(map_ptr + tile_offsets(image, cells, channels, cell, c, LAYOUT), mask=inside, other=0.0)
+        mean = tl.load(mean_ptr + c, mask=c < channels, other=0.0)
+        difference = tl.where(inside, f.to(tl.float32) - mean[:, None], 0.0)
+        squares += difference * difference
+    square = tl.sum(squares, 0)
+
+    largest = tl.full((BLOCK_X,), -1e30, tl.float32)
+    for start in range(0, prototypes, BLOCK_P):
+        p = start + tl.arange(0, BLOCK_P)
+        products = tl.zeros((BLOCK_P, BLOCK_X), tl.float32)
+        for first in range(0, channels, BLOCK_C):
+            c = first + tl.arange(0, BLOCK_C)
+            known = (p < prototypes)[:, None] & (c < padded)[None, :]
+            u = tl.load(units_ptr + p.to(tl.int64)[:, None] * padded + c[None, :], mask=known, other=0.0)
+            inside = (c < channels)[:, None] & (cell < cells)[None, :]
+            f = tl.load(map_ptr + tile_offsets(image, cells, channels, cell, c, LAYOUT), mask=inside, other=0.0)
+            products = tl.dot(u.to(OPERAND), f.to(OPERAND), products, input_precision=PRECISION)
+        shift = tl.load(shift_ptr + p, mask=p < prototypes, other=NO_PROTOTYPE)
+        largest = tl.maximum(largest, tl.max(products - shift[:, None], 0))
+    short = square < SHORTEST_SQUARE
+    return tl.where(short, 0.0, tl.div_rn(largest, tl.sqrt_rn(tl.where(short, 1.0, square))))
+
+
+@unspecialised
+def background_trust_kernel(
+    first_ptr,
+    second_ptr,
+    third_ptr,
+    fourth_ptr,
+    fifth_ptr,
+    means_ptr,
+    units_ptr,
+    shifts_ptr,
+    trust_ptr,
+    first_cells,
+    second_cells,
+    third_cells,
+    fourth_cells,
+    fifth_cells,
+    second_start,
+    third_start,
+    fourth_start,
+    fifth_start,
+    first_level,
+    first_cell,
+    images,
+    channels,
+    vectors,
+    prototypes,
+    COMBINE: tl.constexpr,
+    UNIT: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """trust [cells]: largest cosines; where COMBINE, it holds the student's, and then what both give together."""
+    program = tl.program_id(0)
+    slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
+    map_ptr = pick(slot, first_ptr, second_ptr, third_ptr, fourth_ptr, fifth_ptr)
+    cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
+    program -= pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
+    tiles = (cells + BLOCK_X - 1) // BLOCK_X
+    image, x = (program // tiles).to(tl.int64), program % tiles * BLOCK_X + tl.arange(0, BLOCK_X)
+    padded, level = vectors * VECTOR, (first_level + slot).to(tl.int64)
+    mean_ptr = means_ptr + level * channels
+    own_units_ptr, shift_ptr = units_ptr + level * prototypes * padded, shifts_ptr + level * prototypes
+    along = cells if LAYOUT == "planes" else channels
+    if along % UNIT == 0:
+        cosine = nearest_cosine(
+            map_ptr, mean_ptr, own_units_ptr, shift_ptr, image, x, cells, channels, padded, prototypes,
+            UNIT, LAYOUT, OPERAND, PRECISION, BLOCK_P, BLOCK_X, BLOCK_C,
+        )  # fmt: skip
+    else:
+        cosine = nearest_cosine(
+            map_ptr, mean_ptr, own_units_ptr, shift_ptr, image, x, cells, channels, padded, prototypes,
+            1, LAYOUT, OPERAND, PRECISION, BLOCK_P, BLOCK_X, BLOCK_C,
+        )  # fmt: skip
+    before = images.to(tl.int64) * cells_before(slot, first_cells, second_cells, third_cells, fourth_cells)
+    place = trust_ptr + first_cell + before + image * cells + x
+    if COMBINE:
+        agreement = 1.0 - tl.abs(tl.load(place, mask=x < cells, other=0.0) - cosine)
+        # Not by a maximum, which would hide what is not a number.
+        cosine = tl.where(cosine < 0.0, 0.0, cosine) * tl.where(agreement < 0.0, 0.0, agreement)
+    tl.store(place, cosine, mask=x < cells)
+
+
+MEAN = {"BLOCK_P": 32, "BLOCK_C": 32, "num_warps": 4, "num_stages": 1}
+CENTRE = {"BLOCK_C": 256, "num_warps": 1, "num_stages": 1}
+
+
+def _unit(dtype: torch.dtype) -> int:
+    """Elements of 16 bytes."""
+    return 16 // dtype.itemsize
+
+
+def _sum_configuration(layout: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Tiles of some accesses of 16 bytes a thread, along memory."""
+    channels, cells = (4, 512) if layout == "planes" else (64, 32)
+    shape = {"BLOCK_C": channels, "BLOCK_X": cells, "num_warps": 4, "num_stages": 1}
+    return {"LAYOUT": layout, "UNIT": _unit(dtype), "TILES": 4 if layout == "planes" else 16} | shape
+
+
+def _trust_configuration(layout: str, dtype: torch.dtype, precision: str, *, combine: bool) -> dict[str, Any]:
+    shape = product_configuration(dtype, precision)
+    del shape["BLOCK_B"]
+    own = {"COMBINE": combine, "UNIT": _unit(dtype), "LAYOUT": layout}
+    # Products of float32 are three: half the tile, so that nothing is spilled.
+    return shape | own | {"BLOCK_X": 128 if dtype != torch.float32 else 64, "num_warps": 8}
+
+
+def channel_means(features: list[Tensor]) -> Tensor:
+    """Means [L,C], float32; see `gkd_fast.ops.channel_means`."""
+    images, channels = features[0].shape[:2]
+    means = features[0].new_empty((len(features), channels), dtype=torch.float32)
+    if not images or not channels:
+        return means.zero_()
+    with on_device_of(means):
+        maps = arranged(features)
+        for (layout,), levels in runs(maps):
+            _mean([maps[level] for level in levels], levels[0], means, layout)
+    return means
+
+
+def _mean(maps: list[Map], first_level: int, means: Tensor, layout: str) -> None:
+    """Of levels from one on that share a layout."""
+    images, channels = maps[0].tensor.shape[:2]
+    configuration = _sum_configuration(layout, maps[0].tensor.dtype)
+    cells = [m.cells for m in maps]
+    parts = [images * cdiv(n, configuration["TILES"] * configuration["BLOCK_X"]) for n in cells]
+    blocks = cdiv(channels, configuration["BLOCK_C"])
+    programs, starts = starts_of([blocks * count for count in parts])
+    sums = means.new_empty((sum(parts), channels))
+    tensors = slots([m.tensor for m in maps])
+    channel_sum_kernel[(programs,)](*tensors, sums, *slots(cells, 1), *starts, channels, **configuration)
+    counts = slots([images * n for n in cells], 1)
+    grid = cdiv(channels, MEAN["BLOCK_C"]), len(maps)
+    channel_mean_kernel[grid](sums, means, *slots(parts, 0), *counts, first_level, channels, **MEAN)
+
+
+def background_trust(
+    student: list[Tensor],
+    teacher: list[Tensor],
+    student_prototypes: Tensor,
+    teacher_prototypes: Tensor,
+    student_means: Tensor,
+    teacher_means: Tensor,
+    filled: bool,
+) -> Tensor:
+    """r [sum of N*H*W], float32; see `gkd_fast.ops.background_trust`."""
+    spaces = (student, student_prototypes, student_means), (teacher, teacher_prototypes, teacher_means)
+    trust = student[0].new_empty(sum(s.shape[0] * s.shape[2] * s.shape[3] for s in student), dtype=torch.float32)
+    levels, prototypes = student_prototypes.shape[:2]
+    if not trust.numel():
+        return trust
+    if not prototypes:
+        return trust.zero_()
+    with on_device_of(trust):
+        rows, means = ([ready(space[i].float()) for space in spaces] for i in (1, 2))
+        units = [_new_units(maps, own) for maps, own, _ in spaces]
+        shifts = [trust.new_empty((levels, prototypes)) for _ in spaces]
+        centre_prototypes_kernel[(prototypes, levels, 2)](
+            *rows,
+            *means,
+            *units,
+            *shifts,
+            *(own.shape[2] for own in rows),
+            *(unit.shape[2] // VECTOR.value for unit in units),
+            int(filled),
+            **CENTRE,
+        )
+        for number, (maps, *_) in enumerate(spaces):
+            _project(arranged(maps), means[number], units[number], shifts[number], trust, combine=number == 1)
+    return trust
+
+
+def _new_units(maps: list[Tensor], prototypes: Tensor) -> Tensor:
+    """Of the maps' dtype, filled up to whole VECTORs of channels."""
+    levels, count, channels = prototypes.shape
+    return maps[0].new_empty((levels, count, cdiv(channels, VECTOR.value) * VECTOR.value))
+
+
+def _project(maps: list[Map], means: Tensor, units: Tensor, shifts: Tensor, trust: Tensor, *, combine: bool) -> None:
+    dtype = maps[0].tensor.dtype
+    images, channels = maps[0].tensor.shape[:2]
+    first = 0
+    for (layout,), levels in runs(maps):
+        configuration = _trust_configuration(layout, dtype, product_precision(dtype), combine=combine)
+        own = [maps[level] for level in levels]
+        cells = [m.cells for m in own]
+        programs, starts = starts_of([images * cdiv(n, configuration["BLOCK_X"]) for n in cells])
+        background_trust_kernel[(programs,)](
+            *slots([m.tensor for m in own]),
+            means,
+            units,
+            shifts,
+            trust,
+            *slots(cells, 1),
+            *starts,
+            levels[0],
+            first,
+            images,
+            channels,
+            units.shape[2] // VECTOR.value,
+            units.shape[1],
+            **configuration,
+        )
+        first += images * sum(cells)
+
+
+def configurations() -> dict[str, KernelSpec]:
+    """Every form in which each kernel can be launched."""
+    levels = [f"{name}_ptr" for name in ("first", "second", "third", "fourth", "fifth")]
+
+    def types(fn: triton.JITFunction, named: dict[str, str]) -> dict[str, str]:
+        return {name: named.get(name, "*fp32" if name.endswith("_ptr") else "i32") for name in fn.arg_names}
+
+    def of_maps(kind: str) -> dict[str, str]:
+        return dict.fromkeys(levels, f"*{kind}") | {"units_ptr": f"*{kind}"}
+
+    sums = [
+        launch(channel_sum_kernel, types(channel_sum_kernel, of_maps(kind)), _sum_configuration(layout, dtype))
+        for layout in ("planes", "last")
+        for dtype, kind in TYPES.items()
+    ]
+    units = [
+        types(centre_prototypes_kernel, {"student_units_ptr": f"*{student}", "teacher_units_ptr": f"*{teacher}"})
+        for student in TYPES.values()
+        for teacher in TYPES.values()
+    ]
+    trust = [
+        launch(
+            background_trust_kernel,
+            types(background_trust_kernel, of_maps(kind)),
+            _trust_configuration(layout, dtype, precision, combine=combine),
+        )
+        for layout in ("planes", "last")
+        for dtype, kind in TYPES.items()
+        for precision in precisions(dtype)
+        for combine in (False, True)
+    ]
+    mean = [launch(channel_mean_kernel, types(channel_mean_kernel, {}), MEAN)]
+    centre = [launch(centre_prototypes_kernel, kinds, CENTRE) for kinds in units]
+    return {
+        "channel_sum_kernel": KernelSpec(channel_sum_kernel, sums),
+        "channel_mean_kernel": KernelSpec(channel_mean_kernel, mean),
+        "centre_prototypes_kernel": KernelSpec(centre_prototypes_kernel, centre),
+        "background_trust_kernel": KernelSpec(background_trust_kernel, trust),
+    }
+
+
+KERNELS = configurations()

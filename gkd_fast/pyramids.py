@@ -157,7 +157,7 @@ def imitation(
     return ImitationSums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))
 
 
-def means_of(features: Sequence[Tensor]) -> Sequence[Tensor]:
+def means_of(features: Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
     """The mean of every channel [C_l] of maps [N,C_l,H_l,W_l] (`gkd_fast.ops.channel_means`)."""
     if len({feature.shape[1] for feature in features}) == 1:
         return ops.channel_means(features)
@@ -169,8 +169,8 @@ def trust(
     teacher: Sequence[Tensor],
     student_prototypes: Tensor,
     teacher_prototypes: Tensor,
-    student_means: Sequence[Tensor],
-    teacher_means: Sequence[Tensor],
+    student_means: Tensor | Sequence[Tensor],
+    teacher_means: Tensor | Sequence[Tensor],
     *,
     filled: bool,
 ) -> Tensor:

@@ -169,10 +169,10 @@ class _Imitation(torch.autograd.Function):
         ctx: Any, foreground: Tensor | None, background: Tensor | None, *_: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         weights, *maps = ctx.saved_tensors
-        if foreground is None and background is None:
+        given = foreground if foreground is not None else background
+        if given is None:
             return (None,) * (9 + len(maps))
-        foreground = torch.zeros_like(background) if foreground is None else foreground
-        background = torch.zeros_like(foreground) if background is None else background
+        foreground, background = (torch.zeros_like(given) if g is None else g for g in (foreground, background))
         need = ctx.needs_input_grad[-len(maps) :]
         backward = implementation(_backward, ctx.backend, weights.device)
         gradients = backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))

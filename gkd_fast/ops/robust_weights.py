@@ -49,8 +49,8 @@ def robust_weights(
     check_tensor("student_prototypes", student_prototypes, "[L,P,C]")
     check_tensor("teacher_prototypes", teacher_prototypes, "[L,P,C]")
     check_tensor("labels", labels, "[B]", torch.int64)
-    for name, value in (("level", level), ("labels" if instance is None else "instance", instance)):
-        value = labels if value is None else value
+    owner = ("labels", labels) if instance is None else ("instance", instance)
+    for name, value in (("level", level), owner):
         check_tensor(name, value, "[S]", torch.int64)
         check_size(name, "S", value.shape[0], student.shape[0])
     check_tensor("class_offsets", class_offsets, "[K+1]", torch.int64)

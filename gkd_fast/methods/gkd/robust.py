@@ -147,7 +147,7 @@ def background_trust(
     return trust(student, teacher, bank.student, bank.teacher, *means, filled=filled)
 
 
-def channel_means(maps: Sequence[Tensor]) -> Sequence[Tensor]:
+def channel_means(maps: Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
     """The mean of every channel [C_l] over all cells of the global batch."""
     own = means_of(maps)
     if parallel.world_size() == 1:

@@ -137,7 +137,7 @@ SUM = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
 
 
 def _configuration(binary: bool) -> dict[str, Any]:
-    return {"BINARY": binary, "BLOCK_R": 8, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1}
+    return {"BINARY": binary, "BLOCK_R": 8 if binary else 4, "BLOCK_K": 128, "num_warps": 4, "num_stages": 1}
 
 
 def _logits(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # Results, or sizes of results, that depend on data: torchvision's and torch's operators that copy them to the host.
-WAITING = frozenset(
-    ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "is_nonzero", "equal", "nms")
-)
+_READING = {"_local_scalar_dense", "is_nonzero", "equal", "nms", "bincount", "histc", "multinomial"}
+_SIZED_BY_DATA = {"nonzero", "argwhere", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"}
+WAITING = frozenset(_READING | _SIZED_BY_DATA)
 _ALLOCATING = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize_")
 
 
@@ -47,7 +47,7 @@ class Launches(TorchDispatchMode):
         if _launches(function, name, result):
             self.kernels[name] += 1
             self.detector += self._in_detector
-        if name in WAITING or _indexes_by_mask(name, args):
+        if waits(function, args, kwargs):
             own = [f for f in traceback.extract_stack() if "/torch/" not in f.filename and f.filename != __file__]
             self.waits.append(f"{name}: {own[-1].filename}:{own[-1].lineno}")
         return result
@@ -69,6 +69,14 @@ class Launches(TorchDispatchMode):
             yield
         finally:
             self._in_detector = before
+
+
+def waits(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> bool:
+    """Whether the host of a GPU waits in an operator, as far as a CPU shows it."""
+    name = function.overloadpacket.__name__
+    if name == "repeat_interleave":
+        return (kwargs or {}).get("output_size") is None
+    return name in WAITING or _indexes_by_mask(name, args)
 
 
 def _launches(function: Any, name: str, result: Any) -> bool:

@@ -34,8 +34,8 @@ from gkd_fast.training.step import Batch, TrainStep
 
 Targets = list[dict[str, Any]]
 _MOST_BOXES = 64  # of a scene, in a compiled step
-# All loops compute what the published ones do.
-_PUBLISHED = {"feature_units": "published", "box_levels": "own", "background_trust": "none"}
+# What the published loops compute, to which a compares.
+_PUBLISHED = {"feature_units": "published", "box_levels": "own", "background_trust": "none", "adapter": "1x1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Loop(Protocol):
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Any: ...
 
 
-def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Config:
+def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool, published: bool) -> Config:
     """Published sizes of a detector; scenes in the place of photographs."""
     model = {"teacher": scale.teacher, "student": scale.student, "teacher_width": 1.0}
     model |= {"student_width": scale.student_width, "teacher_channels": scale.channels, "teacher_head": scale.head}
@@ -104,7 +104,7 @@ def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool) -> Co
     model |= {"student_head": scale.student_head or scale.head, "anchor_size": scale.anchor_size}
     model |= {"proposals": scale.proposals, "rois": scale.rois}
     model |= {"pyramid_norm": scale.pyramid_norm, "freeze_norm": scale.freeze_norm}
-    config = changed(PLAIN, {"detector": detector, **_PUBLISHED, **model})
+    config = changed(PLAIN, {"detector": detector, **(_PUBLISHED if published else {}), **model})
     return replace(config, "run", amp=amp, compile="on" if compiled else "off", device="cpu")
 
 
@@ -115,11 +115,23 @@ def make_data(scale: Scale) -> PreparedDataset:
 
 
 def make_loop(
-    variant: str, detector: str, scale: Scale, classes: tuple[str, ...], *, compiled: bool | None = None
+    variant: str,
+    detector: str,
+    scale: Scale,
+    classes: tuple[str, ...],
+    *,
+    compiled: bool | None = None,
+    published: bool = True,
 ) -> Loop:
-    """The loop of a variant, by its key; `compiled`: None as the variant says."""
+    """The loop of a variant, by its key.
+
+    Args:
+        compiled: None: as the variant says.
+        published: whether all loops compute what the published one does; else ours distil with the default settings.
+    """
     compiled = VARIANTS[variant].compiled if compiled is None else compiled
-    config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=compiled)
+    published = published or variant == "a"
+    config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=compiled, published=published)
     device = torch.device("cpu")
     torch.manual_seed(0)
     teacher_spec, student_spec = specs(config.model)

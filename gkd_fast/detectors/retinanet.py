@@ -12,7 +12,6 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead, RetinaNetRegressionHead
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
 
 from gkd_fast import ops, parallel
 from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
@@ -23,11 +22,11 @@ from gkd_fast.detectors.suppression import postprocess_anchors
 from gkd_fast.detectors.truth import PaddedTruth, Target, first_instances
 from gkd_fast.instances import SoftPairs
 from gkd_fast.ops.reference.anchor_losses import anchor_rows
-from gkd_fast.overlap import giou_loss
+from gkd_fast.overlap import ciou_loss, diou_loss, giou_loss
 
 # The kinds of torchvision's RetinaNetRegressionHead.
 _BETAS = {"l1": 0.0, "smooth_l1": 1.0}
-_OVERLAP_LOSSES = {"giou": giou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+_OVERLAP_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
 class RetinaNetAdapter:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gkd_fast import parallel
 from gkd_fast.data.loader import build_loader
@@ -44,19 +44,21 @@ def detect(
     own = parallel.own_share(range(len(dataset)))
     loader = build_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers, indices=own)
     for images, targets in loader:
-        outputs = model([image.to(device).float().div_(255) for image in images])
-        for image, target, output in zip(images, targets, outputs, strict=True):
+        found = _on_cpu(model([image.to(device, non_blocking=True).float().div_(255) for image in images]))
+        for image, target, boxes, scores, labels in zip(images, targets, *found, strict=True):
             height, width = target["original_size"]
             scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
-            detections.append(
-                {
-                    "image_id": target["image_id"],
-                    "boxes": output["boxes"].float().cpu() * scale,
-                    "scores": output["scores"].float().cpu(),
-                    "labels": output["labels"].cpu(),
-                }
-            )
+            # Clones, for a part of a tensor is sent to another process as all of it.
+            values = {"boxes": boxes * scale, "scores": scores.clone(), "labels": labels.clone()}
+            detections.append({"image_id": target["image_id"], **values})
         progress(len(images))
     model.train(training)
     parts = parallel.gather(detections[: len(range(parallel.rank(), len(dataset), parallel.world_size()))])
     return [found for turn in zip_longest(*parts) for found in turn if found]
+
+
+def _on_cpu(outputs: Sequence[dict[str, Tensor]]) -> list[tuple[Tensor, ...]]:
+    """Boxes, scores and labels of every image, parts of one tensor each; the host waits three times a batch."""
+    counts = [len(output["scores"]) for output in outputs]
+    boxes, scores, labels = (torch.cat([output[name] for output in outputs]) for name in ("boxes", "scores", "labels"))
+    return [joined.cpu().split(counts) for joined in (boxes.float(), scores.float(), labels)]

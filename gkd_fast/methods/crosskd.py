@@ -101,9 +101,9 @@ def _anchor_rows(maps: list[Tensor], values: int) -> Tensor:
 
 def decode(codes: Tensor, anchors: Tensor, network: Any) -> Tensor:
     """Boxes [N,M,4] from codes [N,M,4] at anchors [M,4], by the detector's own box coder."""
-    repeated = anchors.expand(len(codes), -1, -1).flatten(0, 1)
-    boxes = network.head.regression_head.box_coder.decode_single(codes.flatten(0, 1), repeated)
-    return boxes.view(codes.shape)
+    from gkd_fast.detectors import proposals  # torchvision's detectors take seconds to import
+
+    return proposals.decode(network.head.regression_head.box_coder, codes, anchors)
 
 
 def class_loss(crossed: Tensor, teacher: Tensor, decided: Tensor) -> Tensor:

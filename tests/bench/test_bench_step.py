@@ -12,13 +12,15 @@ import torch
 from keyed_sampler import draw_by_keys
 
 from bench.step import __main__ as command
-from bench.step import measure
+from bench.step import counts, measure
 from bench.step.counts import MAIN_JOB, count, count_step
+from bench.step.launches import Launches
 from bench.step.loops import Loop, Scale, make_data, make_loop
 from bench.step.parts import PARTS, time_parts
 from bench.step.scaling import worker
 from bench.step.table import table
 from gkd_fast.data.loader import build_loader
+from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import PrototypeBank
 from gkd_fast.training.distilling import passed_batches
 from gkd_fast.training.step import Batch
@@ -153,6 +155,14 @@ def test_the_detector_launches_as_much_for_any_number_of_images(detector: str) -
     for batch in (2, 4):
         scale = dataclasses.replace(MAIN_JOB, batch=batch, side=96, images=8)
         data = make_data(scale)
-        loop = make_loop("c", detector, scale, data.classes, compiled=False)
+        loop = make_loop("c", detector, scale, data.classes, compiled=False, published=False)
         found.append(count_step(loop, data, scale).detector)
     assert found[0] == found[1]
+
+
+def test_the_default_settings_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[Settings] = []
+    monkeypatch.setattr(counts, "count_step", lambda loop, *_: settings.append(loop.distiller.settings) or Launches())
+    count(["faster_rcnn"], ["a", "c"], dataclasses.replace(MAIN_JOB, side=64, images=2))
+    assert settings[0].feature_units == "published"
+    assert settings[1] == Settings()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from tiny_steps import make_config, make_step
@@ -11,40 +9,6 @@ from tiny_steps import make_config, make_step
 from bench.step.launches import Launches
 from gkd_fast.detectors.backbones import backbone_with_fpn
 from gkd_fast.detectors.folding import fold_batch_norm
-
-METHODS = ("gkd", "fgfi", "defeat", "fbkd", "rkd", "cwd", "pkd", "fgd", "mgd")
-
-
-def counted(detector: str, **sections: dict[str, Any]) -> Launches:
-    """The second step of a run, or the third where gradient norms are measured at every one."""
-    step, batches = make_step(make_config(detector, **sections))
-    step(batches[0], 1.0)
-    with Launches() as launches:
-        step(batches[1], 1.0)
-    return launches
-
-
-@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
-@pytest.mark.parametrize("method", METHODS)
-def test_no_step_waits_for_the_device(detector: str, method: str) -> None:
-    assert counted(detector, distill={"method": method}).waits == []
-
-
-def test_crossed_heads_do_not_wait() -> None:
-    assert counted("retinanet", distill={"method": "crosskd"}).waits == []
-
-
-@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"distill": {"prototypes_from": "harvest"}, "run": {"grad_norm_steps": 1}},
-        {"distill": {"one_stage_soft": "published", "method": "gkd+fgd", "robust_masks": True}},
-        {"run": {"amp": True}, "distill": {"auto_balance": True}},
-    ],
-)
-def test_no_variant_of_a_step_waits(detector: str, sections: dict[str, Any]) -> None:
-    assert counted(detector, **sections).waits == []
 
 
 def test_what_waits_is_seen() -> None:

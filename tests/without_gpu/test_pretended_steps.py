@@ -17,14 +17,12 @@ ALL = {
     "faster_rcnn": "+".join(name for name in METHODS if name != "crosskd"),
     "retinanet": "+".join(METHODS),
 }
-# Where a step waits: torchvision's box coder and GIoU loss make constants on the host and choose by masks.
-KNOWN_WAITS = {"methods/crosskd.py decode", "methods/crosskd.py box_loss"}
 # Products that are in float32 by design: methods but gkd get float32 maps.
 FLOAT32_OTHERS = {"backward"}
 # DeFeat, as every method but gkd, is called without autocast, and runs the teacher's box head so.
 FLOAT32_DEFEAT = {"detectors/faster_rcnn.py classify", "detectors/opened.py forward"}
-# torch's own: the gradient scaler inverts its scale, one number, in double precision; the GIoU loss differentiated.
-OF_TORCH = {("float64", "training/precision.py update"), ("wait", "backward")}
+# torch's own: the gradient scaler inverts its scale, one number, in double precision.
+OF_TORCH = {("float64", "training/precision.py update")}
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +66,7 @@ def assert_nothing_unknown(watch: Watch, methods: str = "gkd") -> None:
     unknown = [
         finding
         for finding in watch.findings
-        if finding.kind != "float32 product"
-        and (finding.kind, finding.place.split(", ")[0]) not in OF_TORCH
-        and not (finding.kind == "wait" and finding.place.split(", ")[0] in KNOWN_WAITS)
+        if finding.kind != "float32 product" and (finding.kind, finding.place.split(", ")[0]) not in OF_TORCH
     ]
     assert unknown == []
 
@@ -80,8 +76,8 @@ def assert_nothing_unknown(watch: Watch, methods: str = "gkd") -> None:
     [
         ("faster_rcnn", "fp16", ALL["faster_rcnn"]),
         ("retinanet", "bf16", ALL["retinanet"]),
-        ("faster_rcnn", "bf16", "gkd"),
-        ("retinanet", "fp16", "gkd"),
+        ("faster_rcnn", "bf16", "recommended"),
+        ("retinanet", "fp16", "recommended"),
     ],
     ids=lambda value: "all" if "+" in value else value,
 )

@@ -60,6 +60,11 @@ def one_dtype(features: Sequence[Tensor]) -> list[Tensor]:
     return list(features) if len({feature.dtype for feature in features}) == 1 else [f.float() for f in features]
 
 
+def _one_width(features: Sequence[Tensor]) -> bool:
+    """Whether all levels have as many channels."""
+    return len({feature.shape[1] for feature in features}) == 1
+
+
 def resized(features: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """Maps [N,C,H_l,W_l], brought to the sizes of other maps by bilinear interpolation where they differ."""
     return [
@@ -90,9 +95,9 @@ def pool(
         [L,B,max C_l]; behind the channels of a narrower level stand zeros, which change no cosine.
     """
     where = instances.boxes, instances.image_index
-    channels = [feature.shape[1] for feature in features]
-    if len(set(channels)) == 1:
+    if _one_width(features):
         return ops.box_mean_pool(features, *where, strides, negative=negative, exact=exact)
+    channels = [feature.shape[1] for feature in features]
     levels = [
         F.pad(ops.box_mean_pool([feature], *where, [stride], negative=negative, exact=exact), (0, max(channels) - own))
         for feature, stride, own in zip(features, strides, channels, strict=True)
@@ -139,7 +144,7 @@ def imitation(
         rest: weights of the cells outside of boxes [sum of N*H_l*W_l], level after level; None: 1.
     """
     where = instances.boxes, instances.image_index
-    if len({feature.shape[1] for feature in student}) == 1:
+    if _one_width(student):
         return ops.masked_imitation(
             student, teacher, *where, omega, strides, overlap=overlap, levels=levels, trust=rest
         )
@@ -159,7 +164,7 @@ def imitation(
 
 def means_of(features: Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
     """The mean of every channel [C_l] of maps [N,C_l,H_l,W_l] (`gkd_fast.ops.channel_means`)."""
-    if len({feature.shape[1] for feature in features}) == 1:
+    if _one_width(features):
         return ops.channel_means(features)
     return [ops.channel_means([feature])[0] for feature in features]
 
@@ -185,7 +190,7 @@ def trust(
     Returns:
         [sum of N*H_l*W_l], level after level.
     """
-    if len({feature.shape[1] for feature in student}) == len({feature.shape[1] for feature in teacher}) == 1:
+    if _one_width(student) and _one_width(teacher):
         means = (m if isinstance(m, Tensor) else torch.stack(list(m)) for m in (student_means, teacher_means))
         return ops.background_trust(student, teacher, student_prototypes, teacher_prototypes, *means, filled=filled)
     levels = [

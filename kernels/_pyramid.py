@@ -44,6 +44,27 @@ def tile_offsets(image, cells, channels, cell, channel, LAYOUT: tl.constexpr):
     return start + cell.to(tl.int64)[None, :] * channels + channel[:, None]
 
 
+@triton.jit
+def is_whole(cells, channels, UNIT: tl.constexpr, A_LAYOUT: tl.constexpr, B_LAYOUT: tl.constexpr):
+    """Whether the lengths along the memory of two maps are multiples of UNIT."""
+    rest = 0
+    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
+        rest += cells % UNIT
+    if A_LAYOUT == "last" or B_LAYOUT == "last":
+        rest += channels % UNIT
+    return rest == 0
+
+
+@triton.jit
+def whole_lengths(cells, channels, UNIT: tl.constexpr, A_LAYOUT: tl.constexpr, B_LAYOUT: tl.constexpr):
+    """The same lengths, in a form that shows the compiler that they are multiples of UNIT."""
+    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
+        cells = cells // UNIT * UNIT
+    if A_LAYOUT == "last" or B_LAYOUT == "last":
+        channels = channels // UNIT * UNIT
+    return cells, channels
+
+
 class Map(NamedTuple):
     """A map [N,C,H,W] without gaps that starts at a multiple of 16 bytes: "planes" (NCHW) or channels "last"."""
 
@@ -54,6 +75,11 @@ class Map(NamedTuple):
     def cells(self) -> int:
         """Of one image."""
         return self.tensor.shape[2] * self.tensor.shape[3]
+
+
+def unit_of(dtype: torch.dtype) -> int:
+    """Elements of 16 bytes, one access."""
+    return 16 // dtype.itemsize
 
 
 def arranged(features: Sequence[Tensor]) -> list[Map]:

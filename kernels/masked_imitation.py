@@ -21,17 +21,50 @@ from gkd_fast.kernels._pyramid import (
     Map,
     arranged,
     cells_before,
+    is_whole,
     pick,
     runs,
     slot_of,
     slots,
     starts_of,
     tile_offsets,
+    unit_of,
+    whole_lengths,
 )
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.weight_map import paint, painting_programs
 
 PROGRAMS_WANTED = 1024  # of one level: a few for every multiprocessor of a large device
+
+
+@triton.jit
+def tile_of(program, cells, blocks, images, channels, BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr):
+    """Image, cells [BLOCK_X] and channels [begin,end) of a program of its level."""
+    across = (cells + BLOCK_X - 1) // BLOCK_X
+    begin = program // (across * images) * blocks * BLOCK_C
+    x = program % across * BLOCK_X + tl.arange(0, BLOCK_X)
+    return (program // across % images).to(tl.int64), x, begin, tl.minimum(begin + blocks * BLOCK_C, channels)
+
+
+@triton.jit
+def load_tiles(
+    a_ptr,
+    b_ptr,
+    image,
+    x,
+    c,
+    cells,
+    channels,
+    A_LAYOUT: tl.constexpr,
+    B_LAYOUT: tl.constexpr,
+):
+    """Both maps' values [channels,cells], where they lie in memory, and which of them there are."""
+    inside = (c < channels)[:, None] & (x < cells)[None, :]
+    a_place = tile_offsets(image, cells, channels, x, c, A_LAYOUT)
+    b_place = tile_offsets(image, cells, channels, x, c, B_LAYOUT)
+    a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
+    return a, b, a_place, b_place, inside
 
 
 @triton.jit
@@ -51,31 +84,13 @@ def tile_squares(
     BLOCK_X: tl.constexpr,
 ):
     """Sums [cells of a tile] of (A-B)^2 over the channels [begin,end); lengths along memory are multiples of UNIT."""
-    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
-        cells = cells // UNIT * UNIT
-    if A_LAYOUT == "last" or B_LAYOUT == "last":
-        channels = channels // UNIT * UNIT
+    cells, channels = whole_lengths(cells, channels, UNIT, A_LAYOUT, B_LAYOUT)
     squares = tl.zeros((BLOCK_C, BLOCK_X), tl.float32)
     for first in range(begin, end, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
-        inside = (c < channels)[:, None] & (x < cells)[None, :]
-        a_place = tile_offsets(image, cells, channels, x, c, A_LAYOUT)
-        b_place = tile_offsets(image, cells, channels, x, c, B_LAYOUT)
-        a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
+        a, b, _, _, _ = load_tiles(a_ptr, b_ptr, image, x, c, cells, channels, A_LAYOUT, B_LAYOUT)
         squares += (a - b) * (a - b)
     return tl.sum(squares, 0)
-
-
-@triton.jit
-def is_whole(cells, channels, UNIT: tl.constexpr, A_LAYOUT: tl.constexpr, B_LAYOUT: tl.constexpr):
-    """Whether the lengths along memory are multiples of UNIT."""
-    rest = 0
-    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
-        rest += cells % UNIT
-    if A_LAYOUT == "last" or B_LAYOUT == "last":
-        rest += channels % UNIT
-    return rest == 0
 
 
 @unspecialised
@@ -129,10 +144,7 @@ def imitation_kernel(
     cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
     blocks = pick(slot, first_blocks, second_blocks, third_blocks, fourth_blocks, fifth_blocks)
     own = program - pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
-    across = (cells + BLOCK_X - 1) // BLOCK_X
-    image, x = (own // across % images).to(tl.int64), own % across * BLOCK_X + tl.arange(0, BLOCK_X)
-    begin = own // (across * images) * blocks * BLOCK_C
-    end = tl.minimum(begin + blocks * BLOCK_C, channels)
+    image, x, begin, end = tile_of(own, cells, blocks, images, channels, BLOCK_C, BLOCK_X)
     if is_whole(cells, channels, UNIT, A_LAYOUT, B_LAYOUT):
         square = tile_squares(
             a_ptr, b_ptr, image, x, begin, end, cells, channels, UNIT, A_LAYOUT, B_LAYOUT, BLOCK_C, BLOCK_X
@@ -170,17 +182,10 @@ def store_gradients(
     BLOCK_C: tl.constexpr,
 ):
     """Gradient slope (A-B) of A and its negative of B, over the channels [begin,end); lengths as in tile_squares."""
-    if A_LAYOUT == "planes" or B_LAYOUT == "planes":
-        cells = cells // UNIT * UNIT
-    if A_LAYOUT == "last" or B_LAYOUT == "last":
-        channels = channels // UNIT * UNIT
+    cells, channels = whole_lengths(cells, channels, UNIT, A_LAYOUT, B_LAYOUT)
     for first in range(begin, end, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
-        inside = (c < channels)[:, None] & (x < cells)[None, :]
-        a_place = tile_offsets(image, cells, channels, x, c, A_LAYOUT)
-        b_place = tile_offsets(image, cells, channels, x, c, B_LAYOUT)
-        a = tl.load(a_ptr + a_place, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(b_ptr + b_place, mask=inside, other=0.0).to(tl.float32)
+        a, b, a_place, b_place, inside = load_tiles(a_ptr, b_ptr, image, x, c, cells, channels, A_LAYOUT, B_LAYOUT)
         gradient = slope[None, :] * (a - b)
         a_value, b_value = gradient.to(a_gradient_ptr.dtype.element_ty), (-gradient).to(b_gradient_ptr.dtype.element_ty)
         tl.store(a_gradient_ptr + a_place, a_value, mask=inside & (need_a != 0))
@@ -266,10 +271,7 @@ def imitation_backward_kernel(
     cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
     blocks = pick(slot, first_blocks, second_blocks, third_blocks, fourth_blocks, fifth_blocks)
     own = program - pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
-    across = (cells + BLOCK_X - 1) // BLOCK_X
-    image, x = (own // across % images).to(tl.int64), own % across * BLOCK_X + tl.arange(0, BLOCK_X)
-    begin = own // (across * images) * blocks * BLOCK_C
-    end = tl.minimum(begin + blocks * BLOCK_C, channels)
+    image, x, begin, end = tile_of(own, cells, blocks, images, channels, BLOCK_C, BLOCK_X)
     before = images.to(tl.int64) * cells_before(slot, first_cells, second_cells, third_cells, fourth_cells)
     place = weights_ptr + first_cell + before + image * cells + x
     weight = tl.load(place, mask=x < cells, other=0.0)
@@ -376,7 +378,7 @@ def _configuration(dtype: torch.dtype, a: str, b: str) -> dict[str, Any]:
         ("planes", "planes"): (4, 512),
     }[a, b]
     shape = {"BLOCK_C": channels, "BLOCK_X": cells, "num_warps": 4, "num_stages": 1}
-    return {"UNIT": 16 // dtype.itemsize, "A_LAYOUT": a, "B_LAYOUT": b, **shape}
+    return {"UNIT": unit_of(dtype), "A_LAYOUT": a, "B_LAYOUT": b, **shape}
 
 
 def _arranged(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[list[Map], list[Map]]:

@@ -106,14 +106,13 @@ def projection_backward_kernel(
 
 
 def _backward_configuration(dtype: torch.dtype, precision: str, transposed: bool) -> dict[str, Any]:
-    half = dtype != torch.float32  # its products are three: half the tile, so that nothing is spilled
     return {
         "TRANSPOSED": transposed,
         "PRECISION": gradient_precision(dtype, precision),
         "BLOCK_R": 32,
         "BLOCK_K": 32,
-        "BLOCK_C": 32 if half else 64,
-        "num_warps": 4 if half else 8,
+        "BLOCK_C": 32,
+        "num_warps": 4,
         "num_stages": 2,
     }
 

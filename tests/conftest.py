@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from gkd_fast.cli.waiting import limit_spinning
+
+# Before any test loads torch: on a busy machine threads that spin at barriers take a hundred times as long.
+limit_spinning(os.environ)
+
 
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:

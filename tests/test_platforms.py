@@ -24,7 +24,7 @@ def locking(descriptor, mode, count):
 sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
 
 import gkd_fast
-libraries = ("gkd_fast.integrations.", "gkd_fast.kernels", "gkd_fast.report.tensorboard")
+libraries = ("gkd_fast.integrations.", "gkd_fast.kernels", "gkd_fast.report.tensorboard", "gkd_fast.tracking.")
 for module in pkgutil.walk_packages(gkd_fast.__path__, "gkd_fast."):
     if not module.name.startswith(libraries) and not module.name.endswith("__main__"):
         importlib.import_module(module.name)

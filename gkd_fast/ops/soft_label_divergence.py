@@ -10,6 +10,7 @@ from gkd_fast.ops import reference
 from gkd_fast.ops._checks import accumulation_dtype, check_same_device, check_size, check_tensor
 from gkd_fast.ops._dispatch import backend_for, implementation
 from gkd_fast.ops._library import define, implement
+from gkd_fast.ops.reference.soft_label_divergence import counting_rows
 
 
 def soft_label_divergence(
@@ -121,10 +122,7 @@ def _backward_on_cpu(
     positive: bool,
 ) -> Tensor:
     """gradient w T / K (q - p), of the probabilities of student and teacher."""
-    none = instance < 0
-    weights = weights.to(gradient.dtype).masked_fill(none, 0.0)
-    weights = weights.clamp(min=0) if positive else weights
-    rows = (logits.to(gradient.dtype).masked_fill(none[:, None], 0.0) / temperature for logits in (student, teacher))
+    weights, *rows = counting_rows(student, teacher, weights, instance, temperature, positive)
     q, p = (row.sigmoid() if binary else row.softmax(1) for row in rows)
     slope = gradient * weights * (temperature / student.shape[1])
     return (slope[:, None] * (q - p)).to(student.dtype)

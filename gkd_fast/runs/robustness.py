@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -122,5 +123,6 @@ def area_under_curve(scores: Tensor, positive: Tensor) -> float:
         scores: float [n].
         positive: bool [n].
     """
-    above = scores[positive][:, None] - scores[~positive][None]
-    return float(((above > 0).float() + 0.5 * (above == 0)).mean())
+    negatives, positives = scores[~positive].sort().values, scores[positive]
+    below = torch.searchsorted(negatives, positives) + torch.searchsorted(negatives, positives, right=True)
+    return float((below.double() / (2 * len(negatives))).mean()) if len(negatives) else math.nan

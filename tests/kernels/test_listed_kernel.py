@@ -8,6 +8,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from gkd_fast import ops
 from gkd_fast.kernels import (
     background_trust,
+    channel_means,
     masked_imitation,
     pairwise_discrepancy,
     prototype_projection,
@@ -20,6 +21,7 @@ from gkd_fast.kernels._spec import TYPES
 
 MODULES = (
     background_trust,
+    channel_means,
     masked_imitation,
     pairwise_discrepancy,
     prototype_projection,
@@ -28,7 +30,7 @@ MODULES = (
     unit_rows,
     weight_map,
 )
-OTHERS = (background_trust, masked_imitation, soft_label_divergence, weight_map)  # that take no vectors
+OTHERS = (background_trust, channel_means, masked_imitation, soft_label_divergence, weight_map)  # that take no vectors
 LISTED = {name: spec.signatures for module in MODULES for name, spec in module.KERNELS.items()}
 DTYPES = tuple(TYPES)
 
@@ -104,7 +106,7 @@ def test_spaces(launched, layout):
                 for c, d in ((5, dtype), (8, other))
             )
             ops.background_trust(student, teacher, *rows, ops.channel_means(student), ops.channel_means(teacher))
-    assert launched == set(background_trust.KERNELS)
+    assert launched == set(background_trust.KERNELS | channel_means.KERNELS)
 
 
 def test_logits(launched):

@@ -81,7 +81,7 @@ def test_files_that_are_none_are_value_errors(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, state)
     for path, message in (
         (tmp_path / "none.pt", "expected a checkpoint file, found none"),
-        (tmp_path, "expected a checkpoint file, found none"),
+        (tmp_path, "expected a checkpoint file, found a folder"),
         (damaged, "expected a readable checkpoint"),
         (state, "expected a detector checkpoint of gkd_fast"),
     ):

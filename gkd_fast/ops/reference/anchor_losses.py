@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
+
 
 def sigmoid_focal_loss(
     logits: Sequence[Tensor],
@@ -18,7 +20,7 @@ def sigmoid_focal_loss(
     gamma: float,
 ) -> Tensor:
     """The weighted loss; see `gkd_fast.ops.sigmoid_focal_loss`."""
-    dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(logits[0].dtype)
     number = torch.arange(classes, device=matched.device)
     total = weight.new_zeros((), dtype=dtype)
     for rows, own in zip(anchor_rows(logits, classes), _by_level(matched, logits, classes), strict=True):
@@ -42,7 +44,7 @@ def smooth_l1_loss(
     offsets: Sequence[Tensor], matched: Tensor, targets: Tensor, weight: Tensor, *, beta: float
 ) -> Tensor:
     """The weighted loss; see `gkd_fast.ops.smooth_l1_loss`."""
-    dtype = torch.float64 if offsets[0].dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(offsets[0].dtype)
     total = weight.new_zeros((), dtype=dtype)
     levels = _by_level(matched, offsets, 4)
     for rows, own, truth in zip(anchor_rows(offsets, 4), levels, _by_level(targets, offsets, 4), strict=True):

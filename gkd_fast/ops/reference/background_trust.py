@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
 from gkd_fast.ops.reference.prototype_projection import SHORTEST, unit
 
 _NEVER = -1e30  # below any cosine, and finite
@@ -14,7 +15,7 @@ _PROTOTYPES_AT_ONCE = 128
 
 def channel_means(features: Sequence[Tensor]) -> Tensor:
     """The mean of every channel [L,C]; see `gkd_fast.ops.channel_means`."""
-    dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(features[0].dtype)
     counts = [max(1, feature.shape[0] * feature.shape[2] * feature.shape[3]) for feature in features]
     return torch.stack([f.to(dtype).sum((0, 2, 3)) / count for f, count in zip(features, counts, strict=True)])
 
@@ -53,7 +54,7 @@ def nearest_cosine(feature: Tensor, prototypes: Tensor, mean: Tensor, *, filled:
     Returns:
         [N,H,W], float32 (float64 if an input is); far below -1 where there is no prototype.
     """
-    dtype = torch.float64 if torch.float64 in (feature.dtype, prototypes.dtype, mean.dtype) else torch.float32
+    dtype = accumulation_dtype(feature.dtype, prototypes.dtype, mean.dtype)
     mean = mean.to(dtype)
     centred = feature.to(dtype) - mean[:, None, None]
     units = unit(prototypes.to(dtype) - mean)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
+
 
 def masked_imitation(
     student: Sequence[Tensor],
@@ -19,8 +21,7 @@ def masked_imitation(
     trust: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four sums [L]; see `gkd_fast.ops.masked_imitation`. A base size of 0 paints every box on every level."""
-    double = torch.float64 in (student[0].dtype, teacher[0].dtype)
-    dtype = torch.float64 if double else torch.float32
+    dtype = accumulation_dtype(student[0].dtype, teacher[0].dtype)
     level = imitation_level(boxes, len(student), base_size) if base_size else None
     parts = None if trust is None else trust.split([s.shape[0] * s.shape[2] * s.shape[3] for s in student])
     sums = []

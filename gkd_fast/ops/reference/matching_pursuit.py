@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
+
 _CHUNK_BYTES = 256 << 20  # of the six n x n matrices that a problem holds at once
 
 
@@ -17,7 +19,7 @@ def matching_pursuit(
     repeat: bool,
 ) -> Tensor:
     """Picks [G,picks]; see `gkd_fast.ops.matching_pursuit`."""
-    dtype = torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
+    dtype = accumulation_dtype(student.dtype, teacher.dtype)
     problems, samples = student.shape[:2]
     if problems == 0 or samples == 0 or picks == 0:
         return count.new_full((problems, picks), -1)

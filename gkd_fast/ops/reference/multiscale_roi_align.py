@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
+
 _MOST_SAMPLES = 2**24
 
 
@@ -23,7 +25,7 @@ def multiscale_roi_align(
     canonical_level: int,
 ) -> Tensor:
     """Pooled features [B,C,R_h,R_w]; see `gkd_fast.ops.multiscale_roi_align`."""
-    dtype = torch.float64 if features[0].dtype == torch.float64 else torch.float32
+    dtype = accumulation_dtype(features[0].dtype)
     count, channels = boxes.shape[0], features[0].shape[1]
     defined = ~boxes.isnan().any(dim=1)
     level, assigned = assign_level(boxes, strides, canonical_size, canonical_level)

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
+
 SHORTEST = 1e-8  # a vector shorter than this has no direction
 
 
 def prototype_projection(embeddings: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine [L,B,P]; see `gkd_fast.ops.prototype_projection`."""
-    double = torch.float64 in (embeddings.dtype, prototypes.dtype)
-    dtype = torch.float64 if double else torch.float32
+    dtype = accumulation_dtype(embeddings.dtype, prototypes.dtype)
     return torch.bmm(unit(embeddings.to(dtype)), unit(prototypes.to(dtype)).transpose(1, 2))
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gkd_fast.ops._checks import accumulation_dtype
 from gkd_fast.ops.reference.prototype_projection import unit
 
 
@@ -31,6 +32,6 @@ def robust_weights(
         cosine = (own * unit(embedding)[:, None]).sum(-1)
         return cosine.masked_fill_(outside, -1).amax(1)
 
-    dtype = torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
+    dtype = accumulation_dtype(student.dtype, teacher.dtype)
     discrepancy = nearest(student.to(dtype), student_prototypes) - nearest(teacher.to(dtype), teacher_prototypes)
     return (1 - discrepancy.abs()).masked_fill_(first >= last, 1.0)

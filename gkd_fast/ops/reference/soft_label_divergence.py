@@ -1,8 +1,9 @@
 """Divergence of class logits, row by row."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gkd_fast.ops._checks import accumulation_dtype
 
 
 def soft_label_divergence(
@@ -16,14 +17,20 @@ def soft_label_divergence(
     positive: bool,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum and number of rows; see `gkd_fast.ops.soft_label_divergence`."""
-    dtype = torch.float64 if torch.float64 in (student.dtype, teacher.dtype) else torch.float32
-    real = instance >= 0
-    weights = weights.detach().to(dtype).masked_fill(~real, 0.0)
-    if positive:
-        weights = weights.clamp(min=0)
-    rows = (logits.to(dtype).masked_fill(~real[:, None], 0.0) / temperature for logits in (student, teacher.detach()))
+    weights, *rows = counting_rows(student, teacher.detach(), weights.detach(), instance, temperature, positive)
     divergence = row_divergence(*rows, binary=binary)
-    return (weights * divergence).sum() * temperature**2, real.sum().to(dtype)
+    return (weights * divergence).sum() * temperature**2, (instance >= 0).sum().to(weights.dtype)
+
+
+def counting_rows(
+    student: Tensor, teacher: Tensor, weights: Tensor, instance: Tensor, temperature: float, positive: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [S], and both logits [S,K] by the temperature, in the dtype of sums; 0 in rows without an instance."""
+    dtype, none = accumulation_dtype(student.dtype, teacher.dtype), instance < 0
+    weights = weights.to(dtype).masked_fill(none, 0.0)
+    weights = weights.clamp(min=0) if positive else weights
+    s, t = (logits.to(dtype).masked_fill(none[:, None], 0.0) / temperature for logits in (student, teacher))
+    return weights, s, t
 
 
 def row_divergence(student: Tensor, teacher: Tensor, *, binary: bool) -> Tensor:

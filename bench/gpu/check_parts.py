@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.operators.cases import CASES
+from bench.step.loops import VARIANTS
+from bench.step.measure import DETECTORS
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = (("float32", True), ("bfloat16", False))  # dtypes, and whether torch.compile is timed, which takes longest
+STEP_VARIANTS = ("a", "b", "c", "e")  # of bench.step
 PROBE = "import json; from gkd_fast import ops; print(json.dumps(ops.backends()))"
 
 
@@ -70,10 +73,10 @@ class Correctness:
     failures: list[str] = field(default_factory=list)
 
 
-def run_tests(seconds: float, folder: Path, run: Run = run_python) -> Correctness:
-    """Run tests/gpu; `folder` takes the tests' own report."""
-    report = folder / "tests.xml"
-    outcome = run(["-m", "pytest", "-q", "--color=no", f"--junitxml={report}", "tests/gpu"], seconds)
+def run_tests(seconds: float, folder: Path, run: Run = run_python, *, quick: bool = False) -> Correctness:
+    """Run tests/gpu, with `quick` only that nothing waits; `folder` takes the tests' own report."""
+    report, chosen = folder / "tests.xml", ["-k", "no_synchronisation"] if quick else []
+    outcome = run(["-m", "pytest", "-q", "--color=no", f"--junitxml={report}", "tests/gpu", *chosen], seconds)
     if not report.is_file():
         return Correctness(failures=[f"pytest tests/gpu: {outcome.reason}"])
     tests = Correctness()
@@ -91,28 +94,66 @@ def run_tests(seconds: float, folder: Path, run: Run = run_python) -> Correctnes
 
 @dataclass
 class Times:
-    """Records of `bench.gpu.times`, and the cases without one, with the reason."""
+    """Records of `bench.gpu.times` or `bench.gpu.steps`, and the cases without one, with the reason."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def time_operators(end: float, run: Run = run_python, clock: Callable[[], float] = time.monotonic) -> Times:
-    """Time all operators until the clock says `end`; a case that takes its process down is not tried again."""
+def time_operators(
+    end: float, run: Run = run_python, clock: Callable[[], float] = time.monotonic, *, quick: bool = False
+) -> Times:
+    """Time all operators until the clock says `end`; a case that takes its process down is not tried again.
+
+    Args:
+        end: by the clock.
+        run, clock: of the processes.
+        quick: small shapes, one dtype, and nothing is compiled.
+    """
     times = Times()
-    for dtype, compiled in PLAN:
-        waiting = list(CASES)
-        while waiting:
-            left = end - clock()
-            if left <= 0:
-                times.missing |= {f"{op}, {dtype}": "not reached, out of time" for op in waiting}
-                break
-            flags = ["--compiled"] if compiled else []
-            options = ["--op", *waiting, "--dtype", dtype, "--seconds", f"{left:.0f}", *flags]
-            outcome = run(["-m", "bench.gpu.times", *options], left)
-            records = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
-            times.records += records
-            waiting = waiting[len(records) :]
-            if waiting and (outcome.code != 0 or not records):
-                times.missing[f"{waiting.pop(0)}, {dtype}"] = outcome.reason
+    for dtype, compiled in PLAN[1:] if quick else PLAN:
+        options = ["--dtype", dtype, *(["--compiled"] if compiled else []), *(["--quick"] if quick else [])]
+        _in_turn(times, "bench.gpu.times", "--op", {op: f"{op}, {dtype}" for op in CASES}, options, end, run, clock)
     return times
+
+
+def measure_steps(
+    end: float, run: Run = run_python, clock: Callable[[], float] = time.monotonic, *, quick: bool = False
+) -> Times:
+    """Measure a training step of every loop and detector until the clock says `end`, what compiles last.
+
+    Args:
+        end: by the clock.
+        run, clock: of the processes.
+        quick: tiny networks, and nothing is compiled.
+    """
+    steps = Times()
+    variants = [variant for variant in STEP_VARIANTS if not (quick and VARIANTS[variant].compiled)]
+    loops = {f"{d}:{v}": f"{d}, {VARIANTS[v].title}" for v in variants for d in DETECTORS}
+    _in_turn(steps, "bench.gpu.steps", "--loop", loops, ["--quick"] if quick else [], end, run, clock)
+    return steps
+
+
+def _in_turn(
+    times: Times,
+    module: str,
+    option: str,
+    named: dict[str, str],
+    options: Sequence[str],
+    end: float,
+    run: Run,
+    clock: Callable[[], float],
+) -> None:
+    """Let processes of a module write a line for each name; one that ends its process is left out by the next."""
+    waiting = list(named)
+    while waiting:
+        left = end - clock()
+        if left <= 0:
+            times.missing |= {named[name]: "not reached, out of time" for name in waiting}
+            return
+        outcome = run(["-m", module, option, *waiting, *options, "--seconds", f"{left:.0f}"], left)
+        records = [json.loads(line) for line in outcome.out.splitlines() if line.startswith("{")]
+        times.records += records
+        waiting = waiting[len(records) :]
+        if waiting and (outcome.code != 0 or not records):
+            times.missing[named[waiting.pop(0)]] = outcome.reason

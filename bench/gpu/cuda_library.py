@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.gpu.compiled import Compiled
@@ -33,17 +35,20 @@ def compile_cuda(architectures: Sequence[int]) -> list[Compiled]:
         CudaUnavailableError: without nvcc.
         RuntimeError: nvcc's own message, where it fails.
     """
+    compiler, sources = _nvcc(), sorted((_build.source_root() / "cuda").glob("*.cu"))
     codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for source in sorted((_build.source_root() / "cuda").glob("*.cu")):
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def compile_source(source: Path) -> list[Compiled]:
             target = Path(folder) / f"{source.stem}.o"
-            command = [_nvcc(), *FLAGS, *codes, "-c", str(source), "-o", str(target)]
+            command = [compiler, *FLAGS, *codes, "-c", str(source), "-o", str(target)]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode:
                 raise RuntimeError(f"{' '.join(command)}: {run.stderr.strip()}")
-            found += [Compiled(facts.kernel, source.name, facts.shared, facts) for facts in read_facts(target)]
-    return found
+            return [Compiled(facts.kernel, source.name, facts.shared, facts) for facts in read_facts(target)]
+
+        return [kernel for kernels in pool.map(compile_source, sources) for kernel in kernels]
 
 
 def _nvcc() -> str:

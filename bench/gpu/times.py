@@ -7,6 +7,7 @@ measured before stays.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.measuring import machine
 from bench.measuring.machine import make_floors
 from bench.measuring.passes import make_cotangents
 from bench.operators import measure
@@ -36,11 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     end = time.monotonic() + options.seconds
     measure.ROUNDS_S = ROUNDS_S
+    if options.quick:
+        measure.ROUNDS_S = measure.TURN_S = 0.0
+        machine.COPY_BYTES, machine.PRODUCT_SIZE = 1 << 20, {"cpu": 64, "cuda": 64}
+    gc.freeze()  # what was imported: memory is collected before each peak, and would look at all of it
     device = torch.device(options.device)
     for op in options.op:
         if time.monotonic() > end:
             break
-        record = time_case(op, SHAPES[options.shape], DTYPES[options.dtype], device, compiled=options.compiled)
+        shape = SHAPES["small" if options.quick else options.shape]
+        record = time_case(op, shape, DTYPES[options.dtype], device, compiled=options.compiled)
         print(json.dumps(record), flush=True)
         torch.compiler.reset()
     return 0
@@ -53,6 +60,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="coco")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, required=True, help="no case is begun later")
+    parser.add_argument("--quick", action="store_true", help="shape small, each case twice, small floors")
     parser.add_argument("--compiled", action="store_true", help="also the reference under torch.compile")
     return parser.parse_args(argv)
 

@@ -46,6 +46,7 @@ class Scale:
     teacher: str = "resnet50"
     student: str = "resnet18"
     side: int = 320
+    long_side: int | None = None  # None: squares
     batch: int = 4
     channels: int = 256
     head: int = 1024
@@ -97,7 +98,9 @@ class Loop(Protocol):
     def update(self, terms: dict[str, Tensor], image_ids: list[int]) -> Any: ...
 
 
-def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool, published: bool) -> Config:
+def make_config(
+    detector: str, scale: Scale, *, amp: bool, compiled: bool, published: bool, device: str = "cpu"
+) -> Config:
     """Published sizes of a detector; scenes in the place of photographs."""
     model = {"teacher": scale.teacher, "student": scale.student, "teacher_width": 1.0}
     model |= {"student_width": scale.student_width, "teacher_channels": scale.channels, "teacher_head": scale.head}
@@ -106,13 +109,14 @@ def make_config(detector: str, scale: Scale, *, amp: bool, compiled: bool, publi
     model |= {"proposals": scale.proposals, "rois": scale.rois}
     model |= {"pyramid_norm": scale.pyramid_norm, "freeze_norm": scale.freeze_norm}
     config = changed(PLAIN, {"detector": detector, **(_PUBLISHED if published else {}), **model})
-    return replace(config, "run", amp=amp, compile="on" if compiled else "off", device="cpu")
+    return replace(config, "run", amp=amp, compile="on" if compiled else "off", device=device)
 
 
 def make_data(scale: Scale) -> PreparedDataset:
     """Scenes, drawn once and kept in memory."""
-    scenes = Scenes(scale.images, size=(scale.side, scale.side))
-    return PreparedDataset(scenes, short_side=scale.side, long_side=scale.side, flip=0.5, cache=True)
+    long_side = scale.long_side or scale.side
+    scenes = Scenes(scale.images, size=(scale.side, long_side))
+    return PreparedDataset(scenes, short_side=scale.side, long_side=long_side, flip=0.5, cache=True)
 
 
 def make_loop(
@@ -123,6 +127,7 @@ def make_loop(
     *,
     compiled: bool | None = None,
     published: bool = True,
+    device: str = "cpu",
 ) -> Loop:
     """The loop of a variant, by its key.
 
@@ -132,17 +137,17 @@ def make_loop(
     """
     compiled = VARIANTS[variant].compiled if compiled is None else compiled
     published = published or variant == "a"
-    config = make_config(detector, scale, amp=VARIANTS[variant].amp, compiled=compiled, published=published)
-    device = torch.device("cpu")
+    precision = VARIANTS[variant].amp
+    config = make_config(detector, scale, amp=precision, compiled=compiled, published=published, device=device)
     torch.manual_seed(0)
     teacher_spec, student_spec = specs(config.model)
-    teacher, student = (build_detector(spec, len(classes)).train() for spec in (teacher_spec, student_spec))
+    teacher, student = (build_detector(spec, len(classes)).train().to(device) for spec in (teacher_spec, student_spec))
     if variant == "a":
         return TorchvisionLoop(student, teacher, classes, config)
-    freeze_teacher(teacher, device)
+    freeze_teacher(teacher, torch.device(device))
     adapter = adapt(student)
     distiller = build_distiller(adapt(teacher), adapter, classes, config.distill)
-    return TrainStep(adapter, config, 1e-4, device, distiller, most=_MOST_BOXES)
+    return TrainStep(adapter, config, 1e-4, torch.device(device), distiller, most=_MOST_BOXES)
 
 
 class TorchvisionLoop:
@@ -162,6 +167,7 @@ class TorchvisionLoop:
         self.trainable = [*student.parameters(), *self.distiller.parameters()]
         self.optimizer = AdamW([p for p in self.trainable if p.requires_grad], lr=1e-4)
         self.precision = None
+        self.device = torch.device(config.run.device)
 
     def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:
         images, targets = self.prepare(batch)
@@ -174,9 +180,9 @@ class TorchvisionLoop:
 
     def prepare(self, batch: Batch) -> tuple[ImageList, Targets]:
         images, targets = batch
-        scaled = [image.float().div(255) for image in images]
-        batch, _ = GeneralizedRCNNTransform.forward(self.adapter.model.transform, scaled)
-        return batch, plain_targets(targets, torch.device("cpu"))
+        scaled = [image.to(self.device).float().div(255) for image in images]
+        padded, _ = GeneralizedRCNNTransform.forward(self.adapter.model.transform, scaled)
+        return padded, plain_targets(targets, self.device)
 
     def student_pass(self, images: ImageList, targets: Targets) -> StudentPass:
         return self.adapter.train_pass(images, targets)
@@ -228,7 +234,7 @@ class _PlainFasterRCNN(FasterRCNNAdapter):
         return SoftPairs(
             student=own.soft["logits"],
             teacher=logits,
-            instance=torch.arange(len(logits)),
+            instance=torch.arange(len(logits), device=logits.device),
             level=self._levels(own),
             student_embedding=own.soft["roi"].mean((2, 3)),
             teacher_embedding=roi.mean((2, 3)),

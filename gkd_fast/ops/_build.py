@@ -97,7 +97,10 @@ def compile_folder(folder: str, name: str, directory: Path, **options: list[str]
             return library
         with tempfile.TemporaryDirectory(dir=directory, prefix="build-") as private:
             _compile(root / folder, name, private, options)
-            os.replace(Path(private, library.name), library)
+            made = Path(private, library.name)
+            with made.open("rb") as handle:
+                os.fsync(handle.fileno())  # else a power cut could leave the name without the content
+            os.replace(made, library)
     return library
 
 

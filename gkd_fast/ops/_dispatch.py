@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from gkd_fast.errors import InputError
 from gkd_fast.ops import _build, _build_cuda
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -17,9 +18,13 @@ BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 OLDEST_DEVICE = (8, 0)  # Ampere: bfloat16, and copies into shared memory beside the arithmetic
 
 
+class BackendError(InputError, RuntimeError):
+    """The backend that was named cannot run an operator; a command line ends in the line that says so."""
+
+
 def _checked(name: str, source: str) -> str:
     if name not in BACKENDS:
-        raise ValueError(f"{source}: expected one of {', '.join(BACKENDS)}, got {name!r}")
+        raise InputError(f"{source}: expected one of {', '.join(BACKENDS)}, got {name!r}")
     return name
 
 
@@ -77,10 +82,10 @@ def _resolve(selected: str, operator: str, device: str, kernels: tuple[str, ...]
         return "reference" if reason or fitting is None else fitting
     fits = _DEVICES[selected] == device or (selected == "triton" and device == "cpu" and _interpreting())
     if selected not in kernels or not fits:
-        raise RuntimeError(f"{operator}: backend {selected!r} has no kernel for such tensors on {device}")
+        raise BackendError(f"{operator}: backend {selected!r} has no kernel for such tensors on {device}")
     reason = _LOADERS[selected]()
     if reason:
-        raise RuntimeError(f"{operator}: backend {selected!r} is not available: {reason}")
+        raise BackendError(f"{operator}: backend {selected!r} is not available: {reason}")
     return selected
 
 
@@ -180,7 +185,7 @@ def _unusable_device() -> str:
 def _short_reason(error: Exception) -> str:
     """The line of a compiler's output, or the error at the root of a failed load, that tells what is wrong."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    telling = [line for line in lines if "error:" in line or "not found" in line]
+    telling = [line for line in lines if "error:" in line or "not found" in line or "fatal" in line]
     text = (telling or lines)[0][:200]
     root: BaseException = error
     while root.__cause__ is not None:

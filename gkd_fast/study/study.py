@@ -93,11 +93,12 @@ def settled(study: StudyConfig, given: Collection[str]) -> tuple[StudyConfig, Im
         study: validated.
         given: names of the options that were given.
     """
-    stored = stored_folder(study.config, FILE) is not None
-    config, images = settle(study.config, given, new=not stored)
-    if not stored and config.data.val_seed is None:
+    stored = stored_folder(study.config, FILE)
+    config, images = settle(study.config, given, new=stored is None)
+    if config.data.val_seed is None:
         # Images that the shared teacher was trained on are never evaluated on.
-        config = replace(config, "data", val_seed=study.seeds[0])
+        drawn = read_study(stored / FILE)["config"]["data"]["val_seed"] if stored else study.seeds[0]
+        config = replace(config, "data", val_seed=drawn)
     return dataclasses.replace(study, config=config), images
 
 

@@ -1,6 +1,7 @@
 """What the check on a GPU decides, writes and answers, seen without one."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from bench import gpu_check
 from bench.gpu import check_parts
 from bench.gpu.check_parts import Correctness, Outcome, Times
+from bench.gpu.steps import StepCost, is_launch
 from bench.gpu.times import time_case
 from bench.measuring import machine
 from bench.operators import measure
@@ -22,6 +24,9 @@ def test_without_a_gpu_one_line_and_exit_code_2(capsys, tmp_path):
     assert captured.err.count("\n") == 1
     assert "expected a GPU" in captured.err
     assert not (tmp_path / "results").exists()
+
+
+STEP = StepCost("faster_rcnn", "a", "full", 10.0, 1.0, launches=900, waits=7, peak_mb=2000.0)
 
 
 @pytest.fixture
@@ -52,6 +57,8 @@ class Child:
         return self.now
 
     def __call__(self, arguments, seconds):
+        if "--loop" in arguments:
+            return self.steps(arguments)
         ops = arguments[arguments.index("--op") + 1 : arguments.index("--dtype")]
         dtype = arguments[arguments.index("--dtype") + 1]
         self.calls.append((dtype, ops, "--compiled" in arguments))
@@ -67,6 +74,46 @@ class Child:
             self.now += self.seconds
             lines.append(json.dumps({"op": op, "dtype": dtype}))
         return Outcome(0, "warming up\n" + "\n".join(lines), "")
+
+    def steps(self, arguments):
+        loops = arguments[arguments.index("--loop") + 1 : arguments.index("--seconds")]
+        loops = [loop for loop in loops if loop != "--quick"]
+        self.calls.append(loops)
+        lines = []
+        for loop in loops:
+            if loop in self.crash:
+                return Outcome(1, "\n".join(lines), "torch.OutOfMemoryError: CUDA out of memory\n")
+            self.now += self.seconds
+            lines.append(json.dumps({"loop": loop}))
+        return Outcome(0, "\n".join(lines), "")
+
+
+def test_what_compiles_is_measured_last_and_a_crash_costs_one_loop():
+    child = Child(crash=["faster_rcnn:e"])
+    steps = check_parts.measure_steps(1000.0, child, child.clock)
+    assert [record["loop"] for record in steps.records] == [
+        *(f"{detector}:{variant}" for variant in "abc" for detector in ("faster_rcnn", "retinanet")),
+        "retinanet:e",
+    ]
+    reason = "exit code 1: torch.OutOfMemoryError: CUDA out of memory"
+    assert steps.missing == {"faster_rcnn, ours, --amp --compile": reason}
+    assert child.calls[1] == ["retinanet:e"]
+
+
+def test_quick_compiles_nothing():
+    child = Child()
+    steps = check_parts.measure_steps(1000.0, child, child.clock, quick=True)
+    assert {record["loop"][-1] for record in steps.records} == {"a", "b", "c"}
+    child = Child()
+    times = check_parts.time_operators(1000.0, child, child.clock, quick=True)
+    assert [record["op"] for record in times.records] == list(CASES)
+    assert [compiled for _, _, compiled in child.calls] == [False]
+
+
+def test_the_profilers_calls_that_launch():
+    calls = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+    assert all(map(is_launch, calls))
+    assert not any(map(is_launch, ("cudaMemcpyAsync", "aten::add", "cudaStreamSynchronize", "cudaMalloc")))
 
 
 def test_all_operators_are_timed_in_both_dtypes():
@@ -138,16 +185,21 @@ def test_backends_are_asked_in_a_process_of_their_own():
 
 def test_troubles_are_named_and_decide_the_exit_code(record):
     good = {"cuda": "available", "triton": "available"}
-    assert gpu_check.list_troubles(good, Correctness(passed=3), Times([record])) == []
+    steps = Times([asdict(STEP), asdict(replace(STEP, variant="c", waits=0))])
+    assert gpu_check.list_troubles(good, Correctness(passed=3), steps, Times([record])) == []
+    steps.records[1]["waits"] = 2
+    steps.missing["retinanet, ours"] = "stopped, out of time"
     record["rows"][0] |= {"status": "differs", "reason": "gradient 0"}
     record["remarks"] = ["gkd_fast: the slower reference runs"]
     times = Times([record], {"masked_imitation, float32": "stopped, out of time"})
-    troubles = gpu_check.list_troubles(good | {"cuda": "no nvcc"}, Correctness(failures=["x: wrong"]), times)
+    troubles = gpu_check.list_troubles(good | {"cuda": "no nvcc"}, Correctness(failures=["x: wrong"]), steps, times)
     assert troubles == [
         "backend cuda: no nvcc",
         "test x: wrong",
         "tests: none passed",
+        "retinanet, ours: stopped, out of time",
         "masked_imitation, float32: stopped, out of time",
+        "faster_rcnn, ours, --amp: the host waits 2 times a step",
         "box_mean_pool: gkd_fast: the slower reference runs",
         "box_mean_pool, float32, fused: differs, gradient 0",
     ]
@@ -158,6 +210,7 @@ def test_both_files_are_written(troubles, record, monkeypatch, tmp_path, capsys)
     report = {
         "machine": ["GPU: toy"],
         "seconds": {"build": 1.0},
+        "steps": [asdict(STEP), asdict(replace(STEP, variant="e", images_per_second=25.0, launches=4, waits=0))],
         "backends": {},
         "tests": {"passed": 3, "skipped": 1, "failures": []},
         "cases": [record, record | {"graph_ms": 1.5, "graph_fraction": 0.8, "graph_reason": ""}],
@@ -166,12 +219,13 @@ def test_both_files_are_written(troubles, record, monkeypatch, tmp_path, capsys)
     }
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Toy (80GB)")
-    monkeypatch.setattr(gpu_check, "check", lambda end: report)
+    monkeypatch.setattr(gpu_check, "check", lambda end, quick: report)
     assert gpu_check.main(["--out", str(tmp_path / "new")]) == len(troubles)
     assert json.loads((tmp_path / "new" / "gpu-nvidia-toy-80gb.json").read_text()) == report
     text = (tmp_path / "new" / "gpu-nvidia-toy-80gb.md").read_text()
     assert "- Tests: 3 passed, 0 failed, 1 skipped" in text
     assert "| box_mean_pool | float32 | 1.500 | 80% |" in text
+    assert "| faster_rcnn | e: ours, --amp --compile | full | 25.0 | 2.50 | 4 | 0 | 2000 | 1 |" in text
     assert "| box_mean_pool | tiny | float32 | reference |" in text
     assert ("TROUBLE: test x: wrong" in text) == bool(troubles)
     assert text in capsys.readouterr().out

@@ -89,4 +89,4 @@ with ops.use_backend("triton"):
     ops.prototype_projection(x, x)
 """
     result = run(["-c", code], TRITON_INTERPRET="1")
-    assert "RuntimeError: prototype_projection: backend 'triton' has no kernel for such tensors on cpu" in result.stderr
+    assert "BackendError: prototype_projection: backend 'triton' has no kernel for such tensors on cpu" in result.stderr

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,10 @@ def needs_sanitizers():
 
 
 def test_hostile_inputs():
-    result = run(HERE / "test_hostile.py", HERE / "test_random.py")
-    assert result.returncode == 0, result.stdout + result.stderr
+    files = [HERE / "test_hostile.py", HERE / "test_random.py"]
+    with ThreadPoolExecutor(len(files)) as pool:
+        for result in pool.map(run, files):
+            assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")

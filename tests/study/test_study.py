@@ -103,6 +103,13 @@ def test_only_what_is_missing_is_trained(copied: Path, finished: Path, monkeypat
     assert equal(copied / "gkd/seed-1/distilled", finished / "gkd/seed-1/distilled")
 
 
+def test_the_whole_command_goes_on_as_well(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copied / "study.md").unlink()
+    monkeypatch.setattr(cells, "run_cell", lambda *arguments: pytest.fail("everything is finished"))
+    study.main([*TINY, *METHODS, "--preset", "scenes", "--output", str(copied), "--resume"])
+    assert (copied / "study.md").exists()
+
+
 def test_a_half_trained_student_goes_on_and_a_failed_one_stops_no_other(
     copied: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

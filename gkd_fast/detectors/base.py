@@ -55,18 +55,23 @@ def normalised_batch(
         size = height, width
     device, whole = images[0].device, not images[0].is_floating_point()
     dtype = torch.float32 if whole else images[0].dtype
-    batch = torch.empty(len(images), 3, *size, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    mean, std = (_channels(tuple(values), dtype, device) for values in (transform.image_mean, transform.image_std))
-    for image, padded, (height, width) in zip(images, batch, sizes, strict=True):
-        padded[:, :height, :width].copy_(image)
+    batch = torch.empty(len(images), 3, *size, dtype=dtype, device=device, memory_format=torch.channels_last)
+    # Images of one size are copied at once.
+    parts = [(batch, torch.stack(images))] if len(set(sizes)) == 1 else list(zip(batch, images, strict=True))
+    for padded, shown in parts:
+        padded[..., : shown.shape[-2], : shown.shape[-1]].copy_(shown)
+    # As rows of pixels: three channels at a time would be most of the work.
+    rows = batch.permute(0, 2, 3, 1).view(len(batch), size[0], -1)
     if whole:
-        batch.div_(255)
-    batch.sub_(mean).div_(std)
-    for padded, (height, width) in zip(batch, sizes, strict=True):
+        rows.div_(255)
+    mean, std = (_row(tuple(values), size[1], dtype, device) for values in (transform.image_mean, transform.image_std))
+    rows.sub_(mean).div_(std)
+    for padded, shown in parts:
+        height, width = shown.shape[-2:]
         if height < size[0]:
-            padded[:, height:].zero_()
+            padded[..., height:, :].zero_()
         if width < size[1]:
-            padded[:, :height, width:].zero_()
+            padded[..., :height, width:].zero_()
     return ImageList(batch, sizes)
 
 
@@ -77,9 +82,9 @@ def sizes_of(images: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
 
 
 @lru_cache
-def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[3,1,1] on the device; remembered, as every copy to a GPU would wait for it."""
-    return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
+def _row(channels: tuple[float, ...], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[3W], the channels' values for so many pixels; remembered, as every copy to a GPU would wait for it."""
+    return torch.tensor(channels, dtype=dtype, device=device).repeat(width)
 
 
 def plain_targets(targets: Sequence[Target], device: torch.device, most: int | None = None) -> BatchTargets:

@@ -61,6 +61,7 @@ def test_small_images_are_not_blown_up(tmp_path: Path) -> None:
 def test_steps_by_images_and_device(tmp_path: Path) -> None:
     few, more = write(tmp_path / "few", (60, 80), 20, 10), write(tmp_path / "more", (60, 80), 20, 40)
     assert [chosen(data, CPU).optim.epochs for data in (few, more)] == [120, 30]
+    assert [chosen(more, device).optim.teacher_epochs for device in (CPU, GPU)] == [60, chosen(more, GPU).optim.epochs]
     assert chosen(more, GPU).optim.batch_size == 16
 
 
@@ -81,7 +82,7 @@ def test_options_that_are_given_stay(tmp_path: Path) -> None:
     config = replace(config, "optim", epochs=7, batch_size=2)
     made, choices = choose(config, dataset, CPU, {"short_side", "epochs", "batch_size", "teacher"})
     assert (made.data.short_side, made.data.long_side) == (96, 128)
-    assert (made.optim.epochs, made.optim.teacher_epochs, made.optim.batch_size) == (7, 60, 2)
+    assert (made.optim.epochs, made.optim.teacher_epochs, made.optim.batch_size) == (7, 120, 2)
     assert made.model.teacher == PLAIN.model.teacher
     assert made.model.student.width == 0.35
     named = {name for choice in choices for name in choice.values}

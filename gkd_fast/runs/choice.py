@@ -202,23 +202,18 @@ def _anchors(config: Config, figures: Statistics, device: Device, given: Collect
 
 
 def _length(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:
-    """Steps by the device; epochs as many as they make of these images, of the teacher twice as many on a CPU.
-
-    A student gains little by a teacher that has not learned yet.
-    """
+    """Steps by the device, on a CPU fewer of larger images; epochs as many as they make of these images."""
     batch = (16 if device.memory >= 40 else 8 if device.memory >= 20 else 4) if device.has_gpu else 4
     batch = config.optim.batch_size if "batch_size" in given else min(batch, figures.images)
-    steps = 6000 if device.has_gpu else 300 if device.cores <= 2 else 600
+    pixels = config.data.short_side * min(config.data.long_side, config.data.short_side * figures.aspect)
+    steps = 6000 if device.has_gpu else 600 * min(1, 240 * 320 / pixels)
     epochs = min(max(round(steps * batch / figures.images), 12 if device.has_gpu else 1), 200)
     own = config.optim.epochs if "epochs" in given else epochs
-    teacher = epochs if device.has_gpu else 2 * epochs
-    teacher = config.optim.teacher_epochs if "teacher_epochs" in given else teacher
-    an_epoch = max(figures.images // batch, 1)
-    made = own * an_epoch
+    made = own * max(figures.images // batch, 1)
     values: dict[str, Any] = {
         "batch_size": batch,
         "epochs": own,
-        "teacher_epochs": teacher,
+        "teacher_epochs": epochs,
         "warmup_steps": min(500, made // 6),
     }
     if device.has_gpu:
@@ -226,8 +221,7 @@ def _length(config: Config, figures: Statistics, device: Device, given: Collecti
     else:
         values |= {"teacher_lr": 1e-3}
     what = "a GPU" if device.has_gpu else f"{device.cores} CPU cores"
-    reason = f"{made} steps of a student, {teacher * an_epoch} of the teacher, for {figures.images} images on {what}"
-    return Choice(values, reason)
+    return Choice(values, f"{made} steps of the student, for {figures.images} images on {what}")
 
 
 def _cache(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:

@@ -60,8 +60,9 @@ def test_small_images_are_not_blown_up(tmp_path: Path) -> None:
 
 def test_steps_by_images_and_device(tmp_path: Path) -> None:
     few, more = write(tmp_path / "few", (60, 80), 20, 10), write(tmp_path / "more", (60, 80), 20, 40)
-    assert [chosen(data, CPU).optim.epochs for data in (few, more)] == [120, 30]
-    assert [chosen(more, device).optim.teacher_epochs for device in (CPU, GPU)] == [60, chosen(more, GPU).optim.epochs]
+    assert [chosen(data, CPU).optim.epochs for data in (few, more)] == [200, 60]
+    tiny = write(tmp_path / "tiny", (480, 640), 10, 40)  # images of 320 x 427, so 600 steps times 0.5625
+    assert (chosen(tiny, CPU).data.short_side, chosen(tiny, CPU).optim.epochs) == (320, 34)
     assert chosen(more, GPU).optim.batch_size == 16
 
 

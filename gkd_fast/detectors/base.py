@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,14 +56,16 @@ def normalised_batch(
     dtype = torch.float32 if whole else images[0].dtype
     batch = torch.empty(len(images), 3, *size, dtype=dtype, device=device, memory_format=torch.channels_last)
     # Images of one size are copied at once.
-    parts = [(batch, torch.stack(images))] if len(set(sizes)) == 1 else list(zip(batch, images, strict=True))
+    # Autograd refuses changes in place of the views that iteration gives.
+    own = [(batch[number], image) for number, image in enumerate(images)]
+    parts = [(batch, torch.stack(images))] if len(set(sizes)) == 1 else own
     for padded, shown in parts:
         padded[..., : shown.shape[-2], : shown.shape[-1]].copy_(shown)
     # As rows of pixels: three channels at a time would be most of the work.
     rows = batch.permute(0, 2, 3, 1).view(len(batch), size[0], -1)
     if whole:
         rows.div_(255)
-    mean, std = (_row(tuple(values), size[1], dtype, device) for values in (transform.image_mean, transform.image_std))
+    mean, std = (_row(values, size[1], dtype, device) for values in (transform.image_mean, transform.image_std))
     rows.sub_(mean).div_(std)
     for padded, shown in parts:
         height, width = shown.shape[-2:]
@@ -81,10 +82,10 @@ def sizes_of(images: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
     return sizes.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sizes.to(device)
 
 
-@lru_cache
-def _row(channels: tuple[float, ...], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _row(channels: Sequence[float], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[3W], the channels' values for so many pixels; remembered, as every copy to a GPU would wait for it."""
-    return torch.tensor(channels, dtype=dtype, device=device).repeat(width)
+    key = "row", *channels, width, dtype, device
+    return remembered(key, lambda: torch.tensor(channels, dtype=dtype, device=device).repeat(width))
 
 
 def plain_targets(targets: Sequence[Target], device: torch.device, most: int | None = None) -> BatchTargets:

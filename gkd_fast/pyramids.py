@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gkd_fast import ops
 from gkd_fast.instances import Instances
-from gkd_fast.ops import ImitationSums
 from gkd_fast.ops.reference.masked_imitation import imitation_level
 
 MOST_LEVELS = 16  # of a call of ops.box_mean_pools on a GPU
@@ -131,8 +130,8 @@ def imitation(
     overlap: str = "max",
     levels: str = "own",
     rest: Tensor | None = None,
-) -> ImitationSums:
-    """Sums of the squared differences under the boxes and outside of them (`gkd_fast.ops.masked_imitation`).
+) -> tuple[Tensor, Tensor]:
+    """Sums of the squared differences under the boxes and outside of them (`gkd_fast.ops.imitation_sums`).
 
     Args:
         student, teacher: L maps [N,C_l,H_l,W_l] each.
@@ -142,12 +141,13 @@ def imitation(
         overlap: see the operator.
         levels: "own": a box is painted on the level of its size; "every": on all.
         rest: weights of the cells outside of boxes [sum of N*H_l*W_l], level after level; None: 1.
+
+    Returns:
+        The sums [2,L], under the boxes and outside; the boxes' weights and the number of cells outside [2,L].
     """
     where = instances.boxes, instances.image_index
     if _one_width(student):
-        return ops.masked_imitation(
-            student, teacher, *where, omega, strides, overlap=overlap, levels=levels, trust=rest
-        )
+        return ops.imitation_sums(student, teacher, *where, omega, strides, overlap=overlap, levels=levels, trust=rest)
     if levels == "own":
         # A weight of NaN paints nothing: each level by itself takes all boxes.
         level = imitation_level(instances.boxes, len(student), BASE_SIZE)
@@ -156,10 +156,11 @@ def imitation(
     if rest is not None:
         parts = rest.split([feature[:, 0].numel() for feature in student])
     sums = [
-        ops.masked_imitation([s], [t], *where, omega[n, None], [strides[n]], overlap=overlap, trust=parts[n])
+        ops.imitation_sums([s], [t], *where, omega[n, None], [strides[n]], overlap=overlap, trust=parts[n])
         for n, (s, t) in enumerate(zip(student, teacher, strict=True))
     ]
-    return ImitationSums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))
+    squares, weights = (torch.cat(parts, 1) for parts in zip(*sums, strict=True))
+    return squares, weights
 
 
 def means_of(features: Sequence[Tensor]) -> Tensor | Sequence[Tensor]:

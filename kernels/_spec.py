@@ -21,12 +21,46 @@ TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 FUSION = {"enable_fp_fusion": True}
 
 
-class Kernel(triton.JITFunction):
-    """A kernel whose multiplications and additions are fused."""
+LARGEST = 2**31 - 1  # of the integers of all listed forms
 
-    def __getitem__(self, grid: Any) -> Callable[..., Any]:
-        """What launches it on a grid."""
-        return functools.partial(self.run, grid=grid, warmup=False, **FUSION)
+
+class Kernel(triton.JITFunction):
+    """A kernel whose multiplications and additions are fused, and whose compiled forms are found by few questions.
+
+    Triton binds, types and specialises every argument at every launch, which takes the host longer than the launch.
+    Here a form is known by the device, the dtypes, the kinds of numbers and the configuration. A launch that breaks the
+    launchers' promise above, or has larger integers, is left to Triton.
+    """
+
+    @functools.cached_property
+    def _forms(self) -> dict[tuple[Any, ...], Any]:
+        return {}
+
+    @functools.cached_property
+    def _kinds(self) -> tuple[list[int], list[int], list[str]]:
+        """Which of the parameters are pointers and which numbers, and the names of the constants after them."""
+        variable = [(i, p.name) for i, p in enumerate(self.params) if not p.is_constexpr]
+        pointers = [i for i, name in variable if name.endswith("_ptr")]
+        numbers = [i for i, name in variable if not name.endswith("_ptr")]
+        return pointers, numbers, [p.name for p in self.params if p.is_constexpr]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        """What launches it on a grid, and returns its compiled form."""
+        return functools.partial(self._start, grid)
+
+    def _start(self, grid: tuple[int, ...], *arguments: Any, **configuration: Any) -> Any:
+        pointers, numbers, constants = self._kinds
+        tensors, values = [arguments[i] for i in pointers], [arguments[i] for i in numbers]
+        listed = max(values, default=0) <= LARGEST and not any(t.data_ptr() & 15 for t in tensors)
+        key = (torch.cuda.current_device(), *configuration.items(), *(t.dtype for t in tensors), *map(type, values))
+        compiled = self._forms.get(key) if listed else None
+        if compiled is not None:
+            compiled[(*grid, 1, 1)](*arguments, *(configuration[name] for name in constants))
+            return compiled
+        compiled = self.run(*arguments, grid=grid, warmup=False, **configuration, **FUSION)
+        if listed:
+            self._forms[key] = compiled
+        return compiled
 
 
 def unspecialised(fn: Callable[..., None]) -> triton.JITFunction:

@@ -215,8 +215,7 @@ def imitation_backward_kernel(
     b_gradient_fourth_ptr,
     b_gradient_fifth_ptr,
     weights_ptr,
-    foreground_ptr,
-    background_ptr,
+    slopes_ptr,
     first_cells,
     second_cells,
     third_cells,
@@ -234,6 +233,7 @@ def imitation_backward_kernel(
     first_cell,
     all_cells,
     first_level,
+    levels,
     need_a,
     need_b,
     images,
@@ -246,7 +246,8 @@ def imitation_backward_kernel(
 ):
     """Gradient 2 (foreground W + background R) (A-B) of A and its negative of B, those that are needed.
 
-    foreground, background [L]: gradients of the sums. need_a, need_b: a bit for each of the launch's levels.
+    slopes [2,levels]: gradients of the sums, foreground and background. need_a, need_b: a bit for each level of the
+    launch.
     """
     program = tl.program_id(0)
     slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
@@ -276,8 +277,8 @@ def imitation_backward_kernel(
     place = weights_ptr + first_cell + before + image * cells + x
     weight = tl.load(place, mask=x < cells, other=0.0)
     outside = tl.load(place + all_cells, mask=x < cells, other=0.0)
-    level = first_level + slot
-    slope = 2.0 * (tl.load(foreground_ptr + level) * weight + tl.load(background_ptr + level) * outside)
+    slope_ptr = slopes_ptr + first_level + slot
+    slope = 2.0 * (tl.load(slope_ptr) * weight + tl.load(slope_ptr + levels) * outside)
     wanted_a, wanted_b = (need_a >> slot) & 1, (need_b >> slot) & 1
     if is_whole(cells, channels, UNIT, A_LAYOUT, B_LAYOUT):
         store_gradients(
@@ -295,10 +296,8 @@ def imitation_backward_kernel(
 def imitation_sums_kernel(
     sums_ptr,
     painted_ptr,
-    foreground_ptr,
-    background_ptr,
-    weight_ptr,
-    empty_ptr,
+    squares_ptr,
+    totals_ptr,
     first_sums,
     second_sums,
     third_sums,
@@ -314,9 +313,10 @@ def imitation_sums_kernel(
     first_paint,
     all_painted,
     first_level,
+    levels,
     BLOCK: tl.constexpr,
 ):
-    """Each level's total of the programs' sums: two of `sums` [2,all_sums] and two of `painted` [2,all_painted]."""
+    """Each level's totals of the programs' sums: squares [2,levels] of `sums` [2,all_sums], totals of `painted`."""
     slot, kind = tl.program_id(0), tl.program_id(1)
     of_maps = kind < 2
     count = pick(slot, first_sums, second_sums, third_sums, fourth_sums, fifth_sums)
@@ -330,8 +330,8 @@ def imitation_sums_kernel(
     for first in range(0, count, BLOCK):
         i = first + tl.arange(0, BLOCK)
         total += tl.load(from_ptr + begin + i, mask=i < count, other=0.0)
-    to_ptr = tl.where(kind == 0, foreground_ptr, tl.where(kind == 1, background_ptr, weight_ptr))
-    tl.store(tl.where(kind == 3, empty_ptr, to_ptr) + first_level + slot, tl.sum(total, 0))
+    to_ptr = tl.where(of_maps, squares_ptr, totals_ptr)
+    tl.store(to_ptr + kind % 2 * levels + first_level + slot, tl.sum(total, 0))
 
 
 SUMS = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
@@ -398,13 +398,13 @@ def masked_imitation(
     strides: Sequence[float],
     last: bool,
     base_size: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Four sums [L] and the weights [2, sum of N*H*W], float32; see `gkd_fast.ops.masked_imitation`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums [2,L] and [2,L], and the weights [2, sum of N*H*W], float32; see `gkd_fast.ops.imitation_sums`."""
     shapes = [s.shape for s in student]
     weights = student[0].new_empty((2, sum(n * h * w for n, _, h, w in shapes)), dtype=torch.float32)
-    totals = [weights.new_empty(len(shapes)) for _ in range(4)]
+    squares, totals = (weights.new_empty((2, len(shapes))) for _ in range(2))
     if not student[0].shape[0]:
-        return *(total.zero_() for total in totals), weights
+        return squares.zero_(), totals.zero_(), weights
     with on_device_of(weights):
         boxes, image_index, omega = ready(boxes), ready(image_index), ready(omega.float())
         trust = None if trust is None else ready(trust.float())
@@ -413,8 +413,9 @@ def masked_imitation(
             counts, sums = _sum_squares(*_arranged(student, teacher), weights)
         else:
             counts, sums = [0] * len(shapes), weights
-        _add_up(counts, sums, [painting_programs(n, h * w) for n, _, h, w in shapes], painted, totals)
-    return *totals, weights
+        paintings = [painting_programs(n, h * w) for n, _, h, w in shapes]
+        _add_up(counts, sums, paintings, painted, squares, totals)
+    return squares, totals, weights
 
 
 def _sum_squares(a: list[Map], b: list[Map], weights: Tensor) -> tuple[list[int], Tensor]:
@@ -434,17 +435,20 @@ def _sum_squares(a: list[Map], b: list[Map], weights: Tensor) -> tuple[list[int]
     return counts, sums
 
 
-def _add_up(counts: list[int], sums: Tensor, paintings: list[int], painted: Tensor, totals: list[Tensor]) -> None:
-    """Fill the totals [L] from the sums of each level's programs."""
+def _add_up(
+    counts: list[int], sums: Tensor, paintings: list[int], painted: Tensor, squares: Tensor, totals: Tensor
+) -> None:
+    """Fill squares [2,L] and totals [2,L] from the sums of each level's programs."""
     for first in range(0, len(counts), MOST):
         own, of_paint = counts[first : first + MOST], paintings[first : first + MOST]
-        places = sum(counts[:first]), sums.shape[1], sum(paintings[:first]), painted.shape[1], first
-        imitation_sums_kernel[len(own), 4](sums, painted, *totals, *slots(own, 0), *slots(of_paint, 0), *places, **SUMS)
+        places = sum(counts[:first]), sums.shape[1], sum(paintings[:first]), painted.shape[1], first, len(counts)
+        imitation_sums_kernel[len(own), 4](
+            sums, painted, squares, totals, *slots(own, 0), *slots(of_paint, 0), *places, **SUMS
+        )
 
 
 def masked_imitation_backward(
-    foreground_gradient: Tensor,
-    background_gradient: Tensor,
+    gradient: Tensor,
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     weights: Tensor,
@@ -456,7 +460,7 @@ def masked_imitation_backward(
     ]
     if any(need) and student[0].shape[0] and student[0].shape[1]:
         with on_device_of(weights):
-            slopes = ready(foreground_gradient), ready(background_gradient)
+            slopes = ready(gradient)
             pyramids, wanted = (student, teacher), [list(need[: len(student)]), list(need[len(student) :])]
             _differentiate(pyramids, [gradients[: len(student)], gradients[len(student) :]], wanted, weights, slopes)
     return gradients
@@ -467,7 +471,7 @@ def _differentiate(
     gradients: list[list[Tensor]],
     need: list[list[bool]],
     weights: Tensor,
-    slopes: tuple[Tensor, Tensor],
+    slopes: Tensor,
 ) -> None:
     """Fill the gradients [2][L], those that are needed."""
     maps = _arranged(*pyramids)
@@ -486,11 +490,12 @@ def _differentiate(
                 *plan.tensors(*maps),
                 *plan.tensors(*targets),
                 weights,
-                *slopes,
+                slopes,
                 *sizes,
                 first_cell,
                 weights.shape[1],
                 levels[0],
+                slopes.shape[1],
                 *wanted,
                 images,
                 channels,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from gkd_fast import ops
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.methods import Settings
 from gkd_fast.methods.gkd import PrototypeBank, robust_distilling
+from gkd_fast.methods.units import Units
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 ROI_SIZE, ROI_SAMPLES = 7, 2  # cells a side and samples a cell and side, as in a Faster R-CNN's box head
@@ -213,13 +213,20 @@ def _distill_loss(setting: Setting) -> Case:
 
 
 def default_loss(setting: Setting) -> Case:
-    """The whole loss with the defaults, which has no published loop to compete with: its times are no speed-up."""
-    case = _loss_case(setting, Settings())
+    """The whole loss with the defaults, which has no published loop to compete with: its times are no speed-up.
+
+    The teacher's units are those of a trained step: given, as they are made beside its pass.
+    """
+    teacher = make_pyramid(setting.shape, make_generator())
+    moments = [torch.var_mean(feature.float(), (0, 2, 3), correction=0) for feature in teacher]
+    variances, means = (torch.stack(moment).to(setting.device) for moment in zip(*moments, strict=True))
+    variances = variances.mean(1)
+    case = _loss_case(setting, Settings(), units=Units(means, variances, variances.sqrt()))
     kept = [i for i in case.implementations if i.name != "published_loop"]
     return replace(case, op="default_loss", implementations=kept)
 
 
-def _loss_case(setting: Setting, settings: Settings) -> Case:
+def _loss_case(setting: Setting, settings: Settings, units: Units | None = None) -> Case:
     shape, dtype, generator = setting.shape, setting.dtype, make_generator()
     boxes, image_index = make_boxes(shape, shape.instances, generator)
     instances = Instances(
@@ -232,7 +239,7 @@ def _loss_case(setting: Setting, settings: Settings) -> Case:
     teacher = [setting.fixed(m) for m in make_pyramid(shape, generator)]
     soft = _make_soft_pairs(setting, instances, bank, generator)
     covered = covered_bytes(shape, dtype, boxes, image_index)
-    options = {"stage": "two_stage", "kappa": 1.0}
+    options = {"stage": "two_stage", "kappa": 1.0, "units": units}
     return Case(
         op="distill_loss",
         detail=f"{_pyramid_text(shape)}, {shape.instances} boxes, {shape.prototypes} prototypes",
@@ -261,7 +268,7 @@ def _loss_case(setting: Setting, settings: Settings) -> Case:
 def _total_and_terms(function: Any, *args: Any, **settings: Any) -> tuple[Tensor, ...]:
     """The loss to differentiate, then its terms and the robust weights, which are only compared."""
     terms, omega = function(*args, **settings)
-    return functools.reduce(torch.add, terms.values()), *(term.detach() for term in terms.values()), omega.detach()
+    return torch.stack(list(terms.values())).sum(), *(term.detach() for term in terms.values()), omega.detach()
 
 
 def _pyramid_text(shape: Shape) -> str:

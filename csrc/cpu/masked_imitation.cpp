@@ -261,8 +261,8 @@ Tensor paint_weights(const std::vector<Tensor>& maps, const Tensor& boxes, const
   return weights;
 }
 
-// foreground, background, foreground weight, background cells [L], and the weights [2, sum of N*H*W].
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// foreground and background [2,L], foreground weight and background cells [2,L], and the weights [2, sum of N*H*W].
+using Forward = std::tuple<Tensor, Tensor, Tensor>;
 
 template <class T>
 Forward forward(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher, const Tensor& weights) {
@@ -281,22 +281,22 @@ Forward forward(const std::vector<Tensor>& student, const std::vector<Tensor>& t
     foreground[tiles[i].level] += parts[i].first;
     background[tiles[i].level] += parts[i].second;
   }
-  const auto level_vector = [&](const auto& value) {
-    Tensor result = new_tensor(student[0], {static_cast<int64_t>(levels.size())}, dtype_of<T>());
-    for (size_t l = 0; l < levels.size(); ++l) data<T>(result)[l] = static_cast<T>(value(l));
-    return result;
-  };
-  const auto over_cells = [&](const auto& term) {
-    return level_vector([&](size_t l) {
-      double sum = 0;
-      const int64_t cells = levels[l].student.images * levels[l].student.cells();
-      for (int64_t i = 0; i < cells; ++i) sum += term(levels[l].weights.foreground[i]);
-      return sum;
-    });
-  };
-  return {level_vector([&](size_t l) { return foreground[l]; }),
-          level_vector([&](size_t l) { return background[l]; }), over_cells([](T w) { return w; }),
-          over_cells([](T w) { return w > T(0) ? 0 : 1; }), weights};
+  const int64_t count = levels.size();
+  Tensor squares = new_tensor(student[0], {2, count}, dtype_of<T>()), totals = new_tensor(student[0], {2, count}, dtype_of<T>());
+  for (int64_t l = 0; l < count; ++l) {
+    double weight = 0, empty = 0;
+    const int64_t cells = levels[l].student.images * levels[l].student.cells();
+    for (int64_t i = 0; i < cells; ++i) {
+      const T w = levels[l].weights.foreground[i];
+      weight += w;
+      empty += w > T(0) ? 0 : 1;
+    }
+    data<T>(squares)[l] = static_cast<T>(foreground[l]);
+    data<T>(squares)[count + l] = static_cast<T>(background[l]);
+    data<T>(totals)[l] = static_cast<T>(weight);
+    data<T>(totals)[count + l] = static_cast<T>(empty);
+  }
+  return {squares, totals, weights};
 }
 
 bool any_double(const std::vector<Tensor>& student, const std::vector<Tensor>& teacher) {
@@ -315,7 +315,7 @@ Forward masked_imitation(std::vector<Tensor> student, std::vector<Tensor> teache
 }
 
 template <class T>
-std::vector<Tensor> backward(const Tensor& foreground, const Tensor& background, const std::vector<Tensor>& student,
+std::vector<Tensor> backward(const Tensor& gradient, const std::vector<Tensor>& student,
                              const std::vector<Tensor>& teacher, const Tensor& weights,
                              const std::vector<bool>& need) {
   const std::vector<Level<T>> levels = make_levels<T>(student, teacher, weights);
@@ -331,20 +331,21 @@ std::vector<Tensor> backward(const Tensor& foreground, const Tensor& background,
   torch::stable::parallel_for(0, tiles.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t level = tiles[i].level;
-      const Slopes<T> slopes{2 * data<T>(foreground)[level], 2 * data<T>(background)[level]};
-      const auto gradient = [&](size_t index) { return maps[index] ? &*maps[index] : nullptr; };
-      differentiate_tile(levels[level], tiles[i], slopes, gradient(level), gradient(level + levels.size()));
+      const T* slope = data<T>(gradient) + level;
+      const Slopes<T> slopes{2 * slope[0], 2 * slope[levels.size()]};
+      const auto map_of = [&](size_t index) { return maps[index] ? &*maps[index] : nullptr; };
+      differentiate_tile(levels[level], tiles[i], slopes, map_of(level), map_of(level + levels.size()));
     }
   });
   return gradients;
 }
 
-std::vector<Tensor> masked_imitation_backward(const Tensor& foreground_gradient, const Tensor& background_gradient,
-                                              std::vector<Tensor> student, std::vector<Tensor> teacher,
-                                              const Tensor& weights, std::vector<bool> need) {
-  const Tensor f = torch::stable::contiguous(foreground_gradient), b = torch::stable::contiguous(background_gradient);
-  return any_double(student, teacher) ? backward<double>(f, b, student, teacher, weights, need)
-                                      : backward<float>(f, b, student, teacher, weights, need);
+std::vector<Tensor> masked_imitation_backward(const Tensor& gradient, std::vector<Tensor> student,
+                                              std::vector<Tensor> teacher, const Tensor& weights,
+                                              std::vector<bool> need) {
+  const Tensor g = torch::stable::contiguous(gradient);
+  return any_double(student, teacher) ? backward<double>(g, student, teacher, weights, need)
+                                      : backward<float>(g, student, teacher, weights, need);
 }
 
 }  // namespace

@@ -39,14 +39,9 @@ class DeFeat(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``foreground`` and ``background``; of a two-stage detector also ``positive`` and ``negative``."""
         adapted = [adapter(student) for adapter, student in zip(self.adapters, step.student, strict=True)]
-        sums = imitation(adapted, step.teacher, step.truth, step.weights, step.strides)
-        channels = self.channels.to(sums.foreground)
-        foreground = sums.foreground / (2 * channels * sums.foreground_weight).clamp(min=1)
-        background = sums.background / (2 * channels * sums.background_cells).clamp(min=1)
-        terms = {
-            "foreground": self.foreground_weight * foreground.mean(),
-            "background": self.background_weight * background.mean(),
-        }
+        squares, weights = imitation(adapted, step.teacher, step.truth, step.weights, step.strides)
+        foreground, background = (squares / (2 * self.channels * weights).clamp(min=1)).mean(1).unbind()
+        terms = {"foreground": self.foreground_weight * foreground, "background": self.background_weight * background}
         return terms | self._proposals(step) if self.proposals else terms
 
     def _proposals(self, step: Step) -> dict[str, Tensor]:

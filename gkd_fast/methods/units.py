@@ -23,12 +23,13 @@ class Units:
     """What the teacher's maps are measured in.
 
     Attributes:
-        means: of each level, the mean of every channel [C_l].
-        deviations: [L], square root of each level's variance: the mean over the channels of the variance around their
-            means.
+        means: of each level, the mean of every channel [C_l]; one tensor [L,C] where all levels have as many.
+        variances: [L], the mean over a level's channels of the variance around their means.
+        deviations: [L], their square roots.
     """
 
-    means: list[Tensor]
+    means: Tensor | list[Tensor]
+    variances: Tensor
     deviations: Tensor
 
 
@@ -77,13 +78,15 @@ class TeacherUnits:
         self._mean = self._mean + share * step
 
     def units(self) -> Units:
-        """Of the steps so far. A level that does not vary has deviation 1."""
+        """Of the steps so far. A level that does not vary has variance 1."""
         if self._final is not None:
             return self._final
         means = list(self._mean.split(self._channels))
         variances = torch.stack([part.mean() for part in self._variance.split(self._channels)])
         squares = torch.stack([mean.square().mean() for mean in means]) + variances
-        units = Units(means, variances.sqrt().where(variances > (1e-10 * squares).clamp(min=_LEAST), 1.0))
+        variances = variances.where(variances > (1e-10 * squares).clamp(min=_LEAST), 1.0)
+        one_width = len(set(self._channels)) == 1
+        units = Units(self._mean.view(len(means), -1) if one_width else means, variances, variances.sqrt())
         if self.settled:
             self._final = units
         return units

@@ -21,7 +21,7 @@ def check_tensor(name: str, value: Tensor, shape: str, dtype: torch.dtype | None
     if value.dtype not in allowed:
         expected = " or ".join(str(d) for d in allowed)
         raise TypeError(f"{name}: expected {expected}, got {value.dtype}")
-    if value.dim() != len(shape.strip("[]").split(",")):
+    if value.dim() != shape.count(",") + 1:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
 
 
@@ -51,6 +51,8 @@ def check_features(name: str, features: Sequence[Tensor]) -> None:
         raise TypeError(f"{name}: expected a list of tensors [N,C,H,W], got {type(features).__name__}")
     if len(features) == 0:
         raise ValueError(f"{name}: expected at least one level, got an empty list")
+    if _agree(features):
+        return
     for level, feature in enumerate(features):
         label = f"{name}[{level}]"
         check_tensor(label, feature, "[N,C,H,W]", features[0].dtype if level else None)
@@ -60,6 +62,21 @@ def check_features(name: str, features: Sequence[Tensor]) -> None:
             raise ValueError(f"{label}: expected device {features[0].device}, got {feature.device}")
         if feature.shape[2] == 0 or feature.shape[3] == 0:
             raise ValueError(f"{label}: expected at least one cell, got a map of {tuple(feature.shape[2:])}")
+
+
+def _agree(features: Sequence[Tensor]) -> bool:
+    """Whether nothing has to be said of the maps: a pyramid is looked at by every operator in every step."""
+    first = features[0]
+    if not isinstance(first, Tensor) or first.dtype not in _FLOATING or first.dim() != 4:
+        return False
+    common = first.shape[:2], first.dtype, first.device
+    for feature in features:
+        if not isinstance(feature, Tensor) or feature.dim() != 4:
+            return False
+        shape = feature.shape
+        if (shape[:2], feature.dtype, feature.device) != common or shape[2] == 0 or shape[3] == 0:
+            return False
+    return True
 
 
 def check_boxes(features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> None:

@@ -78,6 +78,35 @@ def masked_imitation(
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
     """
+    where = boxes, image_index, omega, strides
+    squares, weights = imitation_sums(
+        student, teacher, *where, overlap=overlap, base_size=base_size, levels=levels, trust=trust
+    )
+    return ImitationSums(*squares.unbind(), *weights.unbind())
+
+
+def imitation_sums(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    omega: Tensor,
+    strides: Sequence[float],
+    *,
+    overlap: str = "max",
+    base_size: float = 56.0,
+    levels: str = "own",
+    trust: Sequence[Tensor] | Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sums of `masked_imitation` as they are made: in two tensors, for what is done to all of them alike.
+
+    Returns:
+        `foreground` and `background` [2,L], differentiable in `student` and `teacher`; `foreground_weight` and
+        `background_cells` [2,L].
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or device.
+    """
     _check(student, teacher, boxes, image_index, omega, strides, overlap, base_size)
     check_choice("levels", levels, ("own", "every"))
     base_size = base_size if levels == "own" else 0.0
@@ -85,13 +114,11 @@ def masked_imitation(
     double = accumulation_dtype(student[0].dtype, teacher[0].dtype) == torch.float64
     backend = backend_for("masked_imitation", boxes.device, ("cpu",) if double else ("cpu", "triton"))
     if backend == "reference":
-        sums = reference.masked_imitation(
+        return reference.masked_imitation(
             student, teacher, boxes, image_index, omega, strides, overlap=overlap, base_size=base_size, trust=flat
         )
-    else:
-        options = [float(s) for s in strides], overlap == "last", float(base_size)
-        sums = _Imitation.apply(backend, len(student), boxes, image_index, omega, flat, *options, *student, *teacher)
-    return ImitationSums(*sums)
+    options = [float(s) for s in strides], overlap == "last", float(base_size)
+    return _Imitation.apply(backend, len(student), boxes, image_index, omega, flat, *options, *student, *teacher)
 
 
 def _fake(
@@ -106,14 +133,13 @@ def _fake(
     base_size: float,
 ) -> tuple[Tensor, ...]:
     dtype = accumulation_dtype(student[0].dtype, teacher[0].dtype)
-    sums = (student[0].new_empty(len(student), dtype=dtype) for _ in ImitationSums._fields)
     cells = sum(s.shape[0] * s.shape[2] * s.shape[3] for s in student)
-    return *sums, student[0].new_empty((2, cells), dtype=dtype)
+    shapes = (2, len(student)), (2, len(student)), (2, cells)
+    return tuple(student[0].new_empty(shape, dtype=dtype) for shape in shapes)
 
 
 def _fake_backward(
-    foreground_gradient: Tensor,
-    background_gradient: Tensor,
+    gradient: Tensor,
     student: list[Tensor],
     teacher: list[Tensor],
     weights: Tensor,
@@ -127,12 +153,12 @@ def _fake_backward(
 
 _forward = define(
     "masked_imitation(Tensor[] student, Tensor[] teacher, Tensor boxes, Tensor image_index, Tensor omega,"
-    " Tensor? trust, float[] strides, bool last, float base_size) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? trust, float[] strides, bool last, float base_size) -> (Tensor, Tensor, Tensor)",
     _fake,
 )
 _backward = define(
-    "masked_imitation_backward(Tensor foreground_gradient, Tensor background_gradient, Tensor[] student,"
-    " Tensor[] teacher, Tensor weights, bool[] need) -> Tensor[]",
+    "masked_imitation_backward(Tensor gradient, Tensor[] student, Tensor[] teacher, Tensor weights, bool[] need)"
+    " -> Tensor[]",
     _fake_backward,
 )
 
@@ -153,29 +179,25 @@ class _Imitation(torch.autograd.Function):
         last: bool,
         base_size: float,
         *maps: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor]:
         student, teacher = maps[:levels], maps[levels:]
         forward = implementation(_forward, backend, boxes.device)
-        *sums, weights = forward(student, teacher, boxes, image_index, omega, trust, strides, last, base_size)
+        squares, totals, weights = forward(student, teacher, boxes, image_index, omega, trust, strides, last, base_size)
         ctx.backend, ctx.levels = backend, levels
         ctx.save_for_backward(weights, *maps)
-        ctx.mark_non_differentiable(*sums[2:])
+        ctx.mark_non_differentiable(totals)
         ctx.set_materialize_grads(False)
-        return tuple(sums)
+        return squares, totals
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, foreground: Tensor | None, background: Tensor | None, *_: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         weights, *maps = ctx.saved_tensors
-        given = foreground if foreground is not None else background
-        if given is None:
+        if gradient is None:
             return (None,) * (9 + len(maps))
-        foreground, background = (torch.zeros_like(given) if g is None else g for g in (foreground, background))
         need = ctx.needs_input_grad[-len(maps) :]
         backward = implementation(_backward, ctx.backend, weights.device)
-        gradients = backward(foreground, background, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
+        gradients = backward(gradient, maps[: ctx.levels], maps[ctx.levels :], weights, list(need))
         wanted = (g if needed else None for g, needed in zip(gradients, need, strict=True))
         return *(None for _ in range(9)), *wanted
 

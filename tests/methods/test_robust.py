@@ -166,7 +166,7 @@ def test_a_box_is_foreground_on_every_level_by_the_weight_it_has_there() -> None
 
 def test_in_units_of_the_teacher_levels_are_averaged_and_divided_by_their_variances() -> None:
     student, teacher, adapted = make_maps(6), make_maps(8, seed=1), make_maps(8, seed=2)
-    units = Units([torch.zeros(8)] * 3, torch.tensor([1.0, 2.0, 4.0]))
+    units = Units([torch.zeros(8)] * 3, torch.tensor([1.0, 4.0, 16.0]), torch.tensor([1.0, 2.0, 4.0]))
 
     def terms(levels: slice, given: Units | None, stage: str) -> dict[str, Tensor]:
         bank = make_bank()

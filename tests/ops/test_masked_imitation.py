@@ -298,11 +298,9 @@ def test_opcheck(layout, dtype):
     trust = torch.cat([r.flatten() for r in trust_of(student, dtype)])
     arguments = student, teacher, boxes, index, torch.rand(3, 6), trust, [4.0, 8.0, 16.0], False, BASE
     torch.library.opcheck(raw.masked_imitation.default, arguments)
-    foreground, background, _, _, weights = raw.masked_imitation(*arguments)
+    squares, _, weights = raw.masked_imitation(*arguments)
     need = [True, False, True, True, True, False]
-    torch.library.opcheck(
-        raw.masked_imitation_backward.default, (foreground, background, student, teacher, weights, need)
-    )
+    torch.library.opcheck(raw.masked_imitation_backward.default, (squares, student, teacher, weights, need))
 
 
 def test_bad_arguments():

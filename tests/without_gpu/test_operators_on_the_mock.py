@@ -117,6 +117,25 @@ def test_multiplications_and_additions_are_fused_whatever_the_default(monkeypatc
     assert (plain.metadata.enable_fp_fusion, ours.metadata.enable_fp_fusion) == (False, True)
 
 
+def test_a_compiled_form_is_only_launched_again_with_what_it_was_compiled_for():
+    def form(sums, count=1):
+        labels = torch.zeros(8, dtype=torch.int64, device=sums.device)
+        configuration = pairwise_discrepancy.MEAN | {"BLOCK": 256}  # no other test's
+        with torch.cuda.device(sums.device):
+            kernel = pairwise_discrepancy.discrepancy_mean_kernel[(1,)]
+            return kernel(sums, labels, labels, sums, sums, count, 1, 1, 1, **configuration)
+
+    sums = torch.zeros(12, device=FIRST)
+    with counted() as counts:
+        forms = [form(sums) for _ in range(3)]
+    assert counts.launches == 3 + 3  # and the labels'
+    assert forms[0] is forms[1] is forms[2] is form(sums, count=2**31 - 1)
+    others = [form(sums[1:]), form(sums, count=2**31), form(sums.half())]
+    assert len({id(each) for each in (forms[0], *others, form(sums.to(SECOND)))}) == 5
+    assert form(sums) is forms[0]
+    assert [form(sums[1:]), form(sums, count=2**31)] == others[:2]
+
+
 def test_what_is_asked_of_the_device_is_counted():
     x = torch.ones(64, 64, device=FIRST)
     host = torch.empty(64, 64, pin_memory=True)

@@ -262,12 +262,13 @@ def robust_distilling(
     rest = None
     if bank is not None and settings.background_trust == "prototypes":
         rest = background_trust(student, imitated, bank, units)
-    foreground, background = _imitation(adapted, imitated, instances, omega, strides[0], settings, rest, units)
-    over_levels = torch.mean if stage == "two_stage" or units is not None else torch.sum
+    features, factor = _imitation(adapted, imitated, instances, omega, strides[0], settings, rest, units)
+    foreground, background = features.unbind()
+    factor /= len(student) if stage == "two_stage" or units is not None else 1
     terms = {
         "global": kappa * settings.global_weight * share * whole,
-        "foreground": kappa * settings.foreground_weight * over_levels(foreground),
-        "background": kappa * settings.background_weight * over_levels(background),
+        "foreground": kappa * settings.foreground_weight * factor * foreground,
+        "background": kappa * settings.background_weight * factor * background,
     }
     if soft is not None:
         terms["soft"] = settings.soft_weight * soft_label_loss(soft, omega, instances, bank, settings)
@@ -283,16 +284,21 @@ def _imitation(
     settings: GKDSettings,
     rest: Tensor | None,
     units: Units | None,
-) -> tuple[Tensor, Tensor]:
-    """L_fg and L_bg of each level [L], without their weights."""
-    sums = imitation(adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, rest)
-    channels = [feature.shape[1] for feature in teacher]
-    twice = 2 * (channels[0] if len(set(channels)) == 1 else _on_device_of(sums.foreground, channels))
-    counts = parallel.total(torch.stack([sums.foreground_weight, sums.background_cells]))
-    divisors = (twice * counts).clamp(min=1)
+) -> tuple[Tensor, float]:
+    """L_fg and L_bg [2], summed over the levels, without their weights and a factor, which is returned."""
+    squares, weights = imitation(
+        adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, rest
+    )
+    channels, counts = [feature.shape[1] for feature in teacher], parallel.total(weights)
+    if len(set(channels)) == 1:
+        factor = 1 / (2 * channels[0])
+        divisors = counts.clamp(min=factor)
+    else:
+        factor = 1.0
+        divisors = (2 * _on_device_of(counts, channels) * counts).clamp(min=1)
     if units is not None:
-        divisors = divisors * units.deviations.square()
-    return sums.foreground / divisors[0], sums.background / divisors[1]
+        divisors = divisors * units.variances
+    return (squares / divisors).sum(1), factor
 
 
 def _on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:

@@ -19,8 +19,8 @@ def masked_imitation(
     overlap: str,
     base_size: float,
     trust: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four sums [L]; see `gkd_fast.ops.masked_imitation`. A base size of 0 paints every box on every level."""
+) -> tuple[Tensor, Tensor]:
+    """The sums [2,L] and [2,L]; see `gkd_fast.ops.imitation_sums`. A base size of 0 paints every box on every level."""
     dtype = accumulation_dtype(student[0].dtype, teacher[0].dtype)
     level = imitation_level(boxes, len(student), base_size) if base_size else None
     parts = None if trust is None else trust.split([s.shape[0] * s.shape[2] * s.shape[3] for s in student])
@@ -36,8 +36,8 @@ def masked_imitation(
         square = (s.to(dtype) - t.to(dtype)).square().sum(dim=1)
         rest = outside if parts is None else outside * parts[index].detach().to(dtype).view_as(outside)
         sums.append(torch.stack([(weight * square).sum(), (rest * square).sum(), weight.sum(), outside.sum()]))
-    foreground, background, foreground_weight, background_cells = torch.stack(sums, dim=1).unbind(0)
-    return foreground, background, foreground_weight.detach(), background_cells.detach()
+    squares, weights = torch.stack(sums, dim=1).split(2)
+    return squares, weights.detach()
 
 
 def imitation_level(boxes: Tensor, levels: int, base_size: float) -> Tensor:

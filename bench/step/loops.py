@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import box_iou
 
 from bench.operators import published
@@ -180,7 +181,8 @@ class TorchvisionLoop:
     def prepare(self, batch: Batch) -> tuple[ImageList, Targets]:
         images, targets = batch
         scaled = [image.to(self.device).float().div(255) for image in images]
-        return self.adapter.model.transform(scaled)[0], plain_targets(targets, self.device)
+        padded, _ = GeneralizedRCNNTransform.forward(self.adapter.model.transform, scaled)
+        return padded, plain_targets(targets, self.device)
 
     def student_pass(self, images: ImageList, targets: Targets) -> StudentPass:
         return self.adapter.train_pass(images, targets)

@@ -84,6 +84,18 @@ void for_each_element(const Tensor& map, int64_t image, int64_t cell, int64_t ce
   }
 }
 
+// body(element of the map, its number) for the four offsets of one anchor of a cell: matched anchors are few.
+template <class Body>
+void for_each_offset(const Tensor& map, int64_t image, int64_t cell, int64_t anchor, const Body& body) {
+  with_floating_type(map.scalar_type(), [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t width = map.size(3), step = map.stride(1);
+    T* at = static_cast<T*>(const_cast<void*>(map.const_data_ptr())) + image * map.stride(0) +
+            cell / width * map.stride(2) + cell % width * map.stride(3) + 4 * anchor * step;
+    for (int64_t k = 0; k < 4; ++k) body(at[k * step], k);
+  });
+}
+
 template <class A>
 void read_cells(const Maps::Level& level, int64_t image, int64_t cell, int64_t cells, A* out) {
   with_floating_type(level.map->scalar_type(), [&](auto tag) {
@@ -240,18 +252,16 @@ std::tuple<Tensor, std::vector<Tensor>> smooth_l1_loss(std::vector<Tensor> offse
     return maps.sum(weights, [&](const Maps::Level& level, int64_t image, int64_t cell, int64_t cells) {
       const int64_t of_cell = level.channels / 4, first = image * maps.anchors + level.first_anchor + cell * of_cell;
       double loss = 0;
-      std::vector<A> values(level.channels);
-      for (int64_t i = 0; i < cells; ++i) {
-        const int64_t own = first + i * of_cell;
-        if (std::all_of(match + own, match + own + of_cell, [](int64_t m) { return m < 0; })) continue;
-        read_cells(level, image, cell + i, 1, values.data());
-        for (int64_t a = 0; a < of_cell; ++a) {
-          if (match[own + a] >= 0)
-            loss += smooth_l1(&values[4 * a], target + 4 * (own + a), static_cast<A>(beta), static_cast<A>(weights[image]));
-          else
-            std::fill_n(&values[4 * a], 4, A(0));
-        }
-        if (maps.needed) write_cells(level, image, cell + i, 1, values.data());
+      for (int64_t a = 0; a < cells * of_cell; ++a) {
+        if (match[first + a] < 0) continue;
+        const int64_t own = cell + a / of_cell, anchor = a % of_cell;
+        A values[4];
+        for_each_offset(*level.map, image, own, anchor, [&](auto& x, int64_t k) { values[k] = static_cast<A>(x); });
+        loss += smooth_l1(values, target + 4 * (first + a), static_cast<A>(beta), static_cast<A>(weights[image]));
+        if (maps.needed)
+          for_each_offset(level.gradient, image, own, anchor, [&](auto& x, int64_t k) {
+            x = static_cast<std::remove_reference_t<decltype(x)>>(values[k]);
+          });
       }
       return loss;
     });

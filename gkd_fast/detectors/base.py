@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.truth import BatchTargets, Target
@@ -39,45 +38,54 @@ class StudentPass:
 
 
 def normalised_batch(
-    model: FasterRCNN | RetinaNet, images: list[Tensor], size: tuple[int, int] | None = None
+    transform: GeneralizedRCNNTransform, images: list[Tensor], size: tuple[int, int] | None = None
 ) -> ImageList:
-    """uint8 images [3,H,W] -> one normalised, padded float32 batch in channels_last, as the detector's own transform.
+    """One normalised, padded batch in channels_last, as torchvision's transform makes it of images in 0..1.
 
     Args:
-        model: for the statistics and the multiple of the padded sides.
-        images: on the device.
+        transform: for the statistics and the multiple of the padded sides.
+        images: [3,H,W], uint8, which gives float32, or in 0..1 of any floating dtype; on the device.
         size: padded (height, width); None: the smallest that holds all images.
     """
-    transform = model.transform
     sizes = [tuple(image.shape[-2:]) for image in images]
     if size is None:
         multiple = transform.size_divisible
         height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
         size = height, width
-    batch = torch.empty(len(images), 3, *size, device=images[0].device).to(memory_format=torch.channels_last)
-    mean, std = (_channels(tuple(values), batch.device) for values in (transform.image_mean, transform.image_std))
-    for image, padded, (height, width) in zip(images, batch, sizes, strict=True):
-        padded[:, :height, :width].copy_(image)
-    batch.div_(255).sub_(mean).div_(std)
-    for padded, (height, width) in zip(batch, sizes, strict=True):
+    device, whole = images[0].device, not images[0].is_floating_point()
+    dtype = torch.float32 if whole else images[0].dtype
+    batch = torch.empty(len(images), 3, *size, dtype=dtype, device=device, memory_format=torch.channels_last)
+    # Images of one size are copied at once.
+    # Autograd refuses changes in place of the views that iteration gives.
+    own = [(batch[number], image) for number, image in enumerate(images)]
+    parts = [(batch, torch.stack(images))] if len(set(sizes)) == 1 else own
+    for padded, shown in parts:
+        padded[..., : shown.shape[-2], : shown.shape[-1]].copy_(shown)
+    # As rows of pixels: three channels at a time would be most of the work.
+    rows = batch.permute(0, 2, 3, 1).view(len(batch), size[0], -1)
+    if whole:
+        rows.div_(255)
+    mean, std = (_row(values, size[1], dtype, device) for values in (transform.image_mean, transform.image_std))
+    rows.sub_(mean).div_(std)
+    for padded, shown in parts:
+        height, width = shown.shape[-2:]
         if height < size[0]:
-            padded[:, height:].zero_()
+            padded[..., height:, :].zero_()
         if width < size[1]:
-            padded[:, :height, width:].zero_()
+            padded[..., :height, width:].zero_()
     return ImageList(batch, sizes)
 
 
-def sizes_of(images: ImageList) -> Tensor:
-    """float32 [N,4], width, height, width, height of each image before padding, on the device."""
-    device = images.tensors.device
-    sizes = torch.tensor([(width, height) * 2 for height, width in images.image_sizes], dtype=torch.float32)
+def sizes_of(images: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """float32 [N,4], width, height, width, height of each image on the device, from heights and widths."""
+    sizes = torch.tensor([(width, height) * 2 for height, width in images], dtype=torch.float32)
     return sizes.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sizes.to(device)
 
 
-@lru_cache
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """[3,1,1] on the device; remembered, as every copy to a GPU would wait for it."""
-    return torch.tensor(values, device=device)[:, None, None]
+def _row(channels: Sequence[float], width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[3W], the channels' values for so many pixels; remembered, as every copy to a GPU would wait for it."""
+    key = "row", *channels, width, dtype, device
+    return remembered(key, lambda: torch.tensor(channels, dtype=dtype, device=device).repeat(width))
 
 
 def plain_targets(targets: Sequence[Target], device: torch.device, most: int | None = None) -> BatchTargets:

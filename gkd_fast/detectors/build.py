@@ -10,11 +10,13 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_fast import ops
 from gkd_fast.detectors.backbones import PYRAMID_STRIDES, backbone_with_fpn
+from gkd_fast.detectors.base import normalised_batch
 from gkd_fast.detectors.conventions import CONVENTIONS, Anchors, Conventions, box_coder
 from gkd_fast.detectors.ordered import OrderedRetinaNet
 from gkd_fast.detectors.settings import ModelConfig, NetworkConfig
@@ -107,11 +109,19 @@ def build_detector(spec: DetectorSpec, num_classes: int, *, weights: str = "") -
 
 
 class NormalizeAndPad(GeneralizedRCNNTransform):
-    """torchvision's detector transform for images that the data pipeline has already resized."""
+    """torchvision's detector transform for images, uint8 or float in 0..1, that are resized already."""
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        """The batch, and the targets as they are."""
+        return normalised_batch(self, images), targets
 
     def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
         """Leave image and target as they are."""
         return image, target
+
+    def postprocess(self, result: list[dict[str, Tensor]], *sizes: Any) -> list[dict[str, Tensor]]:
+        """Leave the detections as they are, as the images are."""
+        return result
 
 
 def _faster_rcnn(spec: DetectorSpec, backbone: nn.Module, outputs: int) -> FasterRCNN:

@@ -15,7 +15,7 @@ from gkd_fast import ops
 from gkd_fast.detectors.base import StudentPass, level_anchors, normalised_batch, plain_targets, sizes_of
 from gkd_fast.detectors.opened import Float32, with_parts
 from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, region_losses, sample_regions
-from gkd_fast.detectors.suppression import filter_proposals, postprocess_regions
+from gkd_fast.detectors.suppression import postprocess_regions, region_proposals
 from gkd_fast.detectors.truth import PaddedTruth, Target, row_images, row_numbers
 from gkd_fast.instances import Instances, SoftPairs
 from gkd_fast.ops.multiscale_roi_align import infer_stride
@@ -58,7 +58,7 @@ class FasterRCNNAdapter:
         rpn, heads = self.model.rpn, self.model.roi_heads
         return with_parts(
             self.model,
-            rpn=with_parts(rpn, head=self.proposal_head, filter_proposals=partial(filter_proposals, rpn)),
+            rpn=with_parts(rpn, forward=partial(region_proposals, rpn, self.proposal_head)),
             roi_heads=with_parts(
                 heads,
                 box_roi_pool=self._roi_align(),
@@ -73,7 +73,7 @@ class FasterRCNNAdapter:
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
-        return normalised_batch(self.model, images, size)
+        return normalised_batch(self.model.transform, images, size)
 
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 4 to 64, float."""
@@ -102,7 +102,7 @@ class FasterRCNNAdapter:
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the sampled positive proposals with their assigned classes."""
         plain = plain_targets(targets, images.tensors.device)
-        own = self.tensor_pass(images.tensors, sizes_of(images), plain.padded)
+        own = self.tensor_pass(images.tensors, sizes_of(images.image_sizes, images.tensors.device), plain.padded)
         return dataclasses.replace(own, targets=plain)
 
     def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:

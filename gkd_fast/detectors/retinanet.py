@@ -52,7 +52,7 @@ class RetinaNetAdapter:
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:
         """Normalise uint8 images [3,H,W] and pad them, to (height, width) where a size is given."""
-        return normalised_batch(self.model, images, size)
+        return normalised_batch(self.model.transform, images, size)
 
     def pyramid(self, images: ImageList) -> dict[str, Tensor]:
         """The levels of strides 8 to 128, float."""
@@ -66,7 +66,7 @@ class RetinaNetAdapter:
     def train_pass(self, images: ImageList, targets: Sequence[Target]) -> StudentPass:
         """Losses, features and the ground truth as instances."""
         plain = plain_targets(targets, images.tensors.device)
-        own = self.tensor_pass(images.tensors, sizes_of(images), plain.padded)
+        own = self.tensor_pass(images.tensors, sizes_of(images.image_sizes, images.tensors.device), plain.padded)
         return dataclasses.replace(own, targets=plain)
 
     def tensor_pass(self, images: Tensor, sizes: Tensor, truth: PaddedTruth) -> StudentPass:

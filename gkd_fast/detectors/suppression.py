@@ -1,6 +1,6 @@
-"""The last steps of detection for a whole batch: what torchvision's detectors do image by image.
+"""The steps of detection for a whole batch that torchvision's detectors take image by image.
 
-Each function takes what torchvision's method of its name takes, and stands in for it in an opened detector.
+Each function takes what the method of torchvision takes that it stands in for in an opened detector.
 """
 
 from __future__ import annotations
@@ -9,49 +9,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from gkd_fast import ops
-from gkd_fast.detectors.proposals import clip, decode
+from gkd_fast.detectors.base import level_anchors, sizes_of
+from gkd_fast.detectors.proposals import clip, decode, propose
 
 Shapes = Sequence[tuple[int, int]]
 _LEAST_SIDE = 1e-2  # pixels; torchvision's RoI heads drop detections with a shorter side
 
 
-def filter_proposals(
-    rpn: RegionProposalNetwork,
-    proposals: Tensor,
-    objectness: Tensor,
-    image_shapes: Shapes,
-    num_anchors_per_level: list[int],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The best proposals of each image, and their probabilities.
+def region_proposals(
+    rpn: RegionProposalNetwork, head: nn.Module, images: ImageList, features: dict[str, Tensor], targets: Any = None
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The best proposals of each image, and no losses: the forward pass of torchvision's network in detection.
 
     Args:
-        rpn: for its limits and thresholds.
-        proposals: [N,A,4].
-        objectness: logits of all images, [N*A,1].
-        image_shapes: heights and widths before padding.
-        num_anchors_per_level: which add up to A.
+        rpn: for its anchors, limits and thresholds.
+        head: that takes the place of its own.
+        images: the padded batch.
+        features: L maps [N,C,H_l,W_l].
+        targets: not looked at.
     """
-    images = len(proposals)
-    logits = objectness.detach().reshape(images, -1)
-    parts = [
-        level.topk(min(rpn.pre_nms_top_n(), level.shape[1]), dim=1) for level in logits.split(num_anchors_per_level, 1)
-    ]
-    starts = [sum(num_anchors_per_level[:level]) for level in range(len(parts))]
-    index = torch.cat([part.indices + start for part, start in zip(parts, starts, strict=True)], 1)
-    levels = torch.cat([torch.full_like(part.indices, level) for level, part in enumerate(parts)], 1)
-    boxes = clip(_taken(proposals, index), _limits(image_shapes, proposals))
-    scores = torch.cat([part.values for part in parts], 1).float().sigmoid()
-    valid = ((boxes[..., 2:] - boxes[..., :2]) >= rpn.min_size).all(-1) & (scores >= rpn.score_thresh)
-    kept, counts = ops.batched_nms(boxes, scores, levels.where(valid, -1), rpn.nms_thresh, most=rpn.post_nms_top_n())
-    boxes_of, scores_of = _of_images(kept, counts, boxes, scores)
-    return boxes_of, scores_of
+    maps = list(features.values())
+    objectness, offsets = head(maps)
+    anchors, of_level = level_anchors(rpn.anchor_generator, images.tensors, maps)
+    sizes = sizes_of(images.image_sizes, anchors.device)
+    boxes, missing = propose(rpn, objectness, offsets, anchors, of_level, sizes)
+    numbers: Any = (~missing).sum(1).tolist()
+    return [own[:number] for own, number in zip(boxes, numbers, strict=True)], {}
 
 
 def postprocess_regions(
@@ -78,7 +69,7 @@ def postprocess_regions(
     boxes, scores = (
         pad_sequence(list(rows.split(regions)), batch_first=True).flatten(1, 2) for rows in (boxes, scores)
     )
-    boxes = clip(boxes, _limits(image_shapes, boxes))
+    boxes = clip(boxes, sizes_of(image_shapes, boxes.device))
     labels = torch.arange(1, classes, device=scores.device).repeat(scores.shape[1] // max(classes - 1, 1))
     valid = (scores > roi_heads.score_thresh) & ((boxes[..., 2:] - boxes[..., :2]) >= _LEAST_SIDE).all(-1)
     # As many candidates as the image with most has: of all regions and classes few are left.
@@ -102,9 +93,9 @@ def postprocess_anchors(
         anchors: of each image and level [A_l,4]; the same for all images.
         image_shapes: heights and widths before padding.
     """
-    found = [_best_of_level(model, *level) for level in zip(*head_outputs.values(), anchors[0], strict=True)]
-    boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-    limits = _limits(image_shapes, boxes)
+    best = [_best_of_level(model, *level) for level in zip(*head_outputs.values(), anchors[0], strict=True)]
+    boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*best, strict=True))
+    limits = sizes_of(image_shapes, boxes.device)
     empty, valid = getattr(model, "empty_boxes", "kept"), scores > model.score_thresh
     if not getattr(model, "clip_after_nms", False):
         boxes = clip(boxes, limits)
@@ -112,12 +103,17 @@ def postprocess_anchors(
         valid = valid & _with_area(boxes)
     groups = labels.where(valid, -1)
     kept, counts = ops.batched_nms(boxes, scores, groups, model.nms_thresh, most=model.detections_per_img)
-    results = zip(*_of_images(kept, counts, clip(boxes, limits), scores, labels), strict=True)
-    detected = [dict(zip(("boxes", "scores", "labels"), result, strict=True)) for result in results]
+    boxes = clip(boxes, limits)
     if empty == "after_nms":
-        areas = [_with_area(own["boxes"]) for own in detected]
-        detected = [{k: v[area] for k, v in own.items()} for own, area in zip(detected, areas, strict=True)]
-    return detected
+        kept, counts = _without_empty(kept, boxes)
+    found = zip(*_of_images(kept, counts, boxes, scores, labels), strict=True)
+    return [dict(zip(("boxes", "scores", "labels"), own, strict=True)) for own in found]
+
+
+def _without_empty(kept: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The kept places [N,M] of boxes [N,C,4] with an area, first and in their order, and their numbers [N]."""
+    stays = _with_area(_taken(boxes, kept.clamp(min=0))) & (kept >= 0)
+    return kept.gather(1, stays.to(torch.uint8).argsort(dim=1, descending=True, stable=True)), stays.sum(1)
 
 
 def _best_of_level(model: RetinaNet, logits: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,10 +127,6 @@ def _best_of_level(model: RetinaNet, logits: Tensor, offsets: Tensor, anchors: T
 def _taken(rows: Tensor, index: Tensor) -> Tensor:
     """Rows [N,C,4] of [N,A,4]."""
     return rows.gather(1, index[:, :, None].expand(-1, -1, rows.shape[2]))
-
-
-def _limits(image_shapes: Shapes, like: Tensor) -> Tensor:
-    return torch.tensor([(width, height) * 2 for height, width in image_shapes], dtype=torch.float32).to(like.device)
 
 
 def _with_area(boxes: Tensor) -> Tensor:

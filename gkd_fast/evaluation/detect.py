@@ -24,10 +24,10 @@ def detect(
     device: torch.device,
     progress: Callable[[int], None] = lambda images: None,
 ) -> list[dict[str, Any]]:
-    """Run a torchvision detector over a data set.
+    """Run a detector over a data set.
 
     Args:
-        model: the detector; in evaluation mode during the call.
+        model: the detector, for uint8 images that are resized already; in evaluation mode during the call.
         dataset: prepared images, not augmented; where several processes run, each takes its share.
         batch_size: images at once.
         workers: loader processes.
@@ -44,7 +44,7 @@ def detect(
     own = parallel.own_share(range(len(dataset)))
     loader = build_loader(dataset, batch_size=batch_size, shuffle=False, seed=0, workers=workers, indices=own)
     for images, targets in loader:
-        found = _on_cpu(model([image.to(device, non_blocking=True).float().div_(255) for image in images]))
+        found = _on_cpu(model([image.to(device, non_blocking=True) for image in images]))
         for image, target, boxes, scores, labels in zip(images, targets, *found, strict=True):
             height, width = target["original_size"]
             scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)

@@ -35,10 +35,6 @@ def detect_image(
     sample = resized(image, rule, short_side=short_side, long_side=long_side)
     (output,) = model([sample.to(next(model.parameters()).device)])
     scale = torch.tensor([width / sample.shape[-1], height / sample.shape[-2]]).repeat(2)
-    boxes = output["boxes"]
-    keep = (output["scores"] >= score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return {
-        "boxes": boxes[keep].float().cpu() * scale,
-        "scores": output["scores"][keep].float().cpu(),
-        "labels": output["labels"][keep].cpu(),
-    }
+    boxes, scores, labels = (output[name].cpu() for name in ("boxes", "scores", "labels"))
+    keep = (scores >= score) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return {"boxes": boxes[keep].float() * scale, "scores": scores[keep].float(), "labels": labels[keep]}

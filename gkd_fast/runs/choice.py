@@ -202,10 +202,11 @@ def _anchors(config: Config, figures: Statistics, device: Device, given: Collect
 
 
 def _length(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:
-    """Steps by the device; epochs as many as they make of these images."""
+    """Steps by the device, on a CPU fewer of larger images; epochs as many as they make of these images."""
     batch = (16 if device.memory >= 40 else 8 if device.memory >= 20 else 4) if device.has_gpu else 4
     batch = config.optim.batch_size if "batch_size" in given else min(batch, figures.images)
-    steps = 6000 if device.has_gpu else 300 if device.cores <= 2 else 600
+    pixels = config.data.short_side * min(config.data.long_side, config.data.short_side * figures.aspect)
+    steps = 6000 if device.has_gpu else 600 * min(1, 240 * 320 / pixels)
     epochs = min(max(round(steps * batch / figures.images), 12 if device.has_gpu else 1), 200)
     own = config.optim.epochs if "epochs" in given else epochs
     made = own * max(figures.images // batch, 1)

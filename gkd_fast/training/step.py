@@ -133,7 +133,8 @@ class TrainStep:
         """The same by one compiled graph."""
         assert self.compiled is not None
         attenuation = torch.full((), kappa, device=self.device)
-        arguments = images.tensors, sizes_of(images), targets.padded, attenuation, self._padded_bank()
+        sizes = sizes_of(images.image_sizes, self.device)
+        arguments = images.tensors, sizes, targets.padded, attenuation, self._padded_bank()
         features, terms = self.compiled(*arguments)
         if self.distiller:
             self.distiller.steps += 1

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
 from gkd_fast.detectors import DetectorSpec, adapt, build_detector
 from gkd_fast.detectors.conventions import Conventions
-from gkd_fast.detectors.suppression import filter_proposals, postprocess_anchors, postprocess_regions
+from gkd_fast.detectors.suppression import postprocess_anchors, postprocess_regions, region_proposals
 
 DETECTORS = ["faster_rcnn", "retinanet"]
 
@@ -43,18 +44,22 @@ def assert_same(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]
 SHAPES = [(64, 96), (70, 90), (61, 93)]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("training", [False, True])
-def test_proposals_are_torchvisions(count: int, training: bool) -> None:
-    rpn = make_model("faster_rcnn").rpn.train(training)
-    levels, generator = [300, 120, 30, 9, 3], torch.Generator().manual_seed(2)
-    corner = torch.rand(count, sum(levels), 2, generator=generator) * 100 - 10
-    proposals = torch.cat([corner, corner + torch.rand(count, sum(levels), 2, generator=generator) * 40 - 1], 2)
-    objectness = torch.randn(count * sum(levels), 1, generator=generator)
-    rpn.score_thresh = 0.3
-    arguments = proposals, objectness, SHAPES[:count], levels
-    for found, expected in zip(filter_proposals(rpn, *arguments), rpn.filter_proposals(*arguments), strict=True):
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+@pytest.mark.parametrize("score", [0.0, 0.6])
+def test_proposals_are_torchvisions(count: int, score: float) -> None:
+    rpn, generator = make_model("faster_rcnn").rpn, torch.Generator().manual_seed(2)
+    for parameter in rpn.head.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=generator)
+    rpn.score_thresh = score
+    images = ImageList(torch.zeros(count, 3, 96, 96), SHAPES[:count])
+    sides = [24, 12, 6, 3, 2]
+    features = {str(n): torch.randn(count, 16, side, side, generator=generator) for n, side in enumerate(sides)}
+    (found, losses), (expected, _) = region_proposals(rpn, rpn.head, images, features), rpn(images, features)
+    assert losses == {}
+    assert min(len(own) for own in expected) > 10
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("counts", [[50], [50, 0, 31], [0, 0]])

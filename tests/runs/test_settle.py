@@ -60,7 +60,9 @@ def test_small_images_are_not_blown_up(tmp_path: Path) -> None:
 
 def test_steps_by_images_and_device(tmp_path: Path) -> None:
     few, more = write(tmp_path / "few", (60, 80), 20, 10), write(tmp_path / "more", (60, 80), 20, 40)
-    assert [chosen(data, CPU).optim.epochs for data in (few, more)] == [120, 30]
+    assert [chosen(data, CPU).optim.epochs for data in (few, more)] == [200, 60]
+    tiny = write(tmp_path / "tiny", (480, 640), 10, 40)  # images of 320 x 427, so 600 steps times 0.5625
+    assert (chosen(tiny, CPU).data.short_side, chosen(tiny, CPU).optim.epochs) == (320, 34)
     assert chosen(more, GPU).optim.batch_size == 16
 
 
@@ -81,7 +83,7 @@ def test_options_that_are_given_stay(tmp_path: Path) -> None:
     config = replace(config, "optim", epochs=7, batch_size=2)
     made, choices = choose(config, dataset, CPU, {"short_side", "epochs", "batch_size", "teacher"})
     assert (made.data.short_side, made.data.long_side) == (96, 128)
-    assert (made.optim.epochs, made.optim.teacher_epochs, made.optim.batch_size) == (7, 60, 2)
+    assert (made.optim.epochs, made.optim.teacher_epochs, made.optim.batch_size) == (7, 120, 2)
     assert made.model.teacher == PLAIN.model.teacher
     assert made.model.student.width == 0.35
     named = {name for choice in choices for name in choice.values}

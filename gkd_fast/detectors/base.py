@@ -55,8 +55,7 @@ def normalised_batch(
     device, whole = images[0].device, not images[0].is_floating_point()
     dtype = torch.float32 if whole else images[0].dtype
     batch = torch.empty(len(images), 3, *size, dtype=dtype, device=device, memory_format=torch.channels_last)
-    # Images of one size are copied at once.
-    # Autograd refuses changes in place of the views that iteration gives.
+    # Images of one size are copied at once. Autograd refuses changes in place of the views that iteration gives.
     own = [(batch[number], image) for number, image in enumerate(images)]
     parts = [(batch, torch.stack(images))] if len(set(sizes)) == 1 else own
     for padded, shown in parts:

@@ -1,4 +1,4 @@
-"""python docs/results/digits.py FOLDER: handwritten digits on photographs, a data set that no setting was chosen on.
+"""python docs/results/digits.py FOLDER: handwritten digits on photographs, a data set that no weight was chosen on.
 
 The digits (UCI, 8 x 8 pixels, 1,797 of them) and the two photographs come with scikit-learn (pip install scikit-learn).
 No digit is in training and in validation images. Layout of YOLO, 320 x 240 pixels, 300 + 80 images.

@@ -15,6 +15,7 @@ import torchvision
 from gkd_fast import parallel
 from gkd_fast.config import Config
 from gkd_fast.data import AnnotatedImages
+from gkd_fast.data.settings import DataConfig
 from gkd_fast.detectors import specs
 from gkd_fast.detectors.anchor_fit import ANCHOR_SIZES, unmatched_by_size
 from gkd_fast.options import changed
@@ -205,8 +206,7 @@ def _length(config: Config, figures: Statistics, device: Device, given: Collecti
     """Steps by the device, on a CPU fewer of larger images; epochs as many as they make of these images."""
     batch = (16 if device.memory >= 40 else 8 if device.memory >= 20 else 4) if device.has_gpu else 4
     batch = config.optim.batch_size if "batch_size" in given else min(batch, figures.images)
-    pixels = config.data.short_side * min(config.data.long_side, config.data.short_side * figures.aspect)
-    steps = 6000 if device.has_gpu else 600 * min(1, 240 * 320 / pixels)
+    steps = 6000 if device.has_gpu else 600 * min(1, 240 * 320 / _pixels(config.data, figures))
     epochs = min(max(round(steps * batch / figures.images), 12 if device.has_gpu else 1), 200)
     own = config.optim.epochs if "epochs" in given else epochs
     made = own * max(figures.images // batch, 1)
@@ -226,8 +226,13 @@ def _length(config: Config, figures: Statistics, device: Device, given: Collecti
 
 def _cache(config: Config, figures: Statistics, device: Device, given: Collection[str]) -> Choice:
     data = config.data
-    need = figures.images * 3 * data.short_side * min(data.long_side, data.short_side * figures.aspect) / 2**30
+    need = figures.images * 3 * _pixels(data, figures) / 2**30
     fits = need < device.main_memory / 4
     workers = min(8, max(device.cores - 1, 0)) if device.has_gpu else 0
     reason = f"the resized images take {need:.2f} GiB of {device.main_memory:.0f} GiB"
     return Choice({"cache": fits and not workers, "workers": workers}, reason)
+
+
+def _pixels(data: DataConfig, figures: Statistics) -> float:
+    """Of a resized image."""
+    return data.short_side * min(data.long_side, data.short_side * figures.aspect)

@@ -19,9 +19,13 @@ def cdiv(count: int, size: int) -> int:
     return -(-count // size)
 
 
+_HERE = nullcontext()
+
+
 def on_device_of(tensor: Tensor) -> AbstractContextManager:
     """Makes the tensor's device the current one, whose current stream kernels are launched on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    elsewhere = tensor.is_cuda and tensor.get_device() != torch.cuda.current_device()
+    return torch.cuda.device(tensor.device) if elsewhere else _HERE
 
 
 def ready(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ specialised, and what else decides the code (dtypes, layouts, tile sizes) comes 
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,8 +29,9 @@ class Kernel(triton.JITFunction):
     """A kernel whose multiplications and additions are fused, and whose compiled forms are found by few questions.
 
     Triton binds, types and specialises every argument at every launch, which takes the host longer than the launch.
-    Here a form is known by the device, the dtypes, the kinds of numbers and the configuration. A launch that breaks the
-    launchers' promise above, or has larger integers, is left to Triton.
+    Here a form is known by the device, the configuration, the dtypes and the kinds of numbers, and is started as Triton
+    itself ends in starting it, but for the hooks of its profiler. A launch that breaks the launchers' promise above, or
+    has larger integers, is left to Triton.
     """
 
     @functools.cached_property
@@ -37,30 +39,37 @@ class Kernel(triton.JITFunction):
         return {}
 
     @functools.cached_property
-    def _kinds(self) -> tuple[list[int], list[int], list[str]]:
-        """Which of the parameters are pointers and which numbers, and the names of the constants after them."""
-        variable = [(i, p.name) for i, p in enumerate(self.params) if not p.is_constexpr]
-        pointers = [i for i, name in variable if name.endswith("_ptr")]
-        numbers = [i for i, name in variable if not name.endswith("_ptr")]
-        return pointers, numbers, [p.name for p in self.params if p.is_constexpr]
+    def _order(self) -> tuple[int, list[str]]:
+        """How many pointers the parameters begin with, and the names of the constants that they end with."""
+        kinds = [2 if p.is_constexpr else int(not p.name.endswith("_ptr")) for p in self.params]
+        if kinds != sorted(kinds):
+            raise TypeError(f"{self.__name__}: expected pointers, numbers, constants, got {self.arg_names}")
+        return kinds.count(0), [p.name for p in self.params if p.is_constexpr]
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         """What launches it on a grid, and returns its compiled form."""
         return functools.partial(self._start, grid)
 
     def _start(self, grid: tuple[int, ...], *arguments: Any, **configuration: Any) -> Any:
-        pointers, numbers, constants = self._kinds
-        tensors, values = [arguments[i] for i in pointers], [arguments[i] for i in numbers]
-        listed = max(values, default=0) <= LARGEST and not any(t.data_ptr() & 15 for t in tensors)
-        key = (torch.cuda.current_device(), *configuration.items(), *(t.dtype for t in tensors), *map(type, values))
-        compiled = self._forms.get(key) if listed else None
-        if compiled is not None:
-            compiled[(*grid, 1, 1)](*arguments, *(configuration[name] for name in constants))
-            return compiled
-        compiled = self.run(*arguments, grid=grid, warmup=False, **configuration, **FUSION)
+        pointers, constants = self._order
+        tensors, numbers = arguments[:pointers], arguments[pointers:]
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        aligned = not functools.reduce(operator.or_, addresses, 0) % 16
+        listed = aligned and max([n for n in numbers if type(n) is int], default=0) <= LARGEST
+        device = torch.cuda.current_device()
+        key = (device, *configuration.items(), *[tensor.dtype for tensor in tensors], *map(type, numbers))
+        form = self._forms.get(key) if listed else None
+        if form is not None:
+            x, y, z = (*grid, 1, 1)[:3]
+            handles = form.function, form.packed_metadata, None, None, None
+            values = [configuration[name] for name in constants]
+            stream = triton.runtime.driver.active.get_current_stream(device)
+            form.run(x, y, z, stream, *handles, *addresses, *numbers, *values)
+            return form
+        form = self.run(*arguments, grid=grid, warmup=False, **configuration, **FUSION)
         if listed:
-            self._forms[key] = compiled
-        return compiled
+            self._forms[key] = form
+        return form
 
 
 def unspecialised(fn: Callable[..., None]) -> triton.JITFunction:

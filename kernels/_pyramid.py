@@ -1,5 +1,6 @@
 """Maps of all levels in one launch: programs are numbered level after level, and each finds its level's arguments."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import NamedTuple
@@ -65,16 +66,15 @@ def whole_lengths(cells, channels, UNIT: tl.constexpr, A_LAYOUT: tl.constexpr, B
     return cells, channels
 
 
-class Map(NamedTuple):
-    """A map [N,C,H,W] without gaps that starts at a multiple of 16 bytes: "planes" (NCHW) or channels "last"."""
+class Pyramid(NamedTuple):
+    """L maps [N,C,H_l,W_l] without gaps, from multiples of 16 bytes on: each "planes" (NCHW) or channels "last"."""
 
-    tensor: Tensor
-    layout: str
+    maps: Sequence[Tensor]
+    layouts: tuple[str, ...]
 
-    @property
-    def cells(self) -> int:
-        """Of one image."""
-        return self.tensor.shape[2] * self.tensor.shape[3]
+    def of_launch(self, levels: range) -> list[Tensor]:
+        """The maps of the levels of one launch, as a kernel takes them."""
+        return slots(self.maps[levels.start : levels.stop])
 
 
 def unit_of(dtype: torch.dtype) -> int:
@@ -82,23 +82,38 @@ def unit_of(dtype: torch.dtype) -> int:
     return 16 // dtype.itemsize
 
 
-def arranged(features: Sequence[Tensor]) -> list[Map]:
+def shapes_of(features: Sequence[Tensor]) -> tuple[torch.Size, ...]:
+    """Shapes [N,C,H,W] of maps; what depends on nothing else is worked out once (`planned`)."""
+    return tuple([feature.shape for feature in features])
+
+
+# A training run has a few sizes of batches, whose launches are alike in every step.
+planned = functools.lru_cache(maxsize=256)
+
+
+def arranged(features: Sequence[Tensor]) -> Pyramid:
     """The maps, copied only where they have gaps or start elsewhere; of one layout where they can be."""
-    order = sorted(FORMATS, key=lambda name: not features[0].is_contiguous(memory_format=FORMATS[name]))
-    maps = []
-    for tensor in features:
-        layout = next((name for name in order if tensor.is_contiguous(memory_format=FORMATS[name])), None)
-        dense = tensor.contiguous() if layout is None else tensor
-        maps.append(Map(dense.clone() if dense.data_ptr() % 16 else dense, layout or "planes"))
-    return maps
+    preferred, other = FORMATS if features[0].is_contiguous() else reversed(FORMATS)
+    maps, layouts = [], []
+    for feature in features:
+        if feature.is_contiguous(memory_format=FORMATS[preferred]):
+            layout = preferred
+        elif feature.is_contiguous(memory_format=FORMATS[other]):
+            layout = other
+        else:
+            feature, layout = feature.contiguous(), "planes"
+        maps.append(feature.clone() if feature.data_ptr() % 16 else feature)
+        layouts.append(layout)
+    return Pyramid(maps, tuple(layouts))
 
 
-def runs(*pyramids: Sequence[Map]) -> Iterator[tuple[tuple[str, ...], list[int]]]:
-    """Levels that follow each other with the same layouts, at most MOST of them, with these."""
-    layouts = [tuple(m.layout for m in level) for level in zip(*pyramids, strict=True)]
-    for form, group in groupby(range(len(layouts)), key=layouts.__getitem__):
-        levels = list(group)
-        yield from ((form, levels[first : first + MOST]) for first in range(0, len(levels), MOST))
+def runs(*layouts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], range]]:
+    """Levels that follow each other with the same layouts in all pyramids, at most MOST of them, with these."""
+    first = 0
+    for form, group in groupby(zip(*layouts, strict=True)):
+        past = first + len(list(group))
+        yield from ((form, range(start, min(start + MOST, past))) for start in range(first, past, MOST))
+        first = past
 
 
 def slots(values: Sequence, filling: object = None) -> list:

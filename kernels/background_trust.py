@@ -4,7 +4,7 @@ The difference from the channels' means is never stored: (f - mu).u = f.u - mu.u
 to the type of the product first, in both terms, half types lose no more than in any cosine, however large mu is.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,12 +21,13 @@ from gkd_fast.kernels._launch import (
     ready,
 )
 from gkd_fast.kernels._pyramid import (
-    Map,
     arranged,
     cells_before,
     is_whole,
     pick,
+    planned,
     runs,
+    shapes_of,
     slot_of,
     slots,
     starts_of,
@@ -223,6 +224,33 @@ def _trust_configuration(layout: str, dtype: torch.dtype, precision: str, *, com
     return shape | own | {"BLOCK_X": 128 if dtype != torch.float32 else 32, "num_warps": 8}
 
 
+class Plan(NamedTuple):
+    """One launch over levels of the same layout: programs, numbers and constants."""
+
+    levels: range
+    programs: int
+    sizes: list[int]
+    configuration: dict[str, Any]
+
+
+@planned
+def _plans(
+    shapes: tuple[torch.Size, ...], dtype: torch.dtype, precision: str, layouts: tuple[str, ...], combine: bool
+) -> list[Plan]:
+    images, channels = shapes[0][:2]
+    plans = []
+    first = 0
+    for (layout,), levels in runs(layouts):
+        configuration = _trust_configuration(layout, dtype, precision, combine=combine)
+        cells = [shapes[level][2] * shapes[level][3] for level in levels]
+        programs, starts = starts_of([images * cdiv(n, configuration["BLOCK_X"]) for n in cells])
+        vectors = cdiv(channels, VECTOR.value)
+        sizes = [*slots(cells, 1), *starts, levels.start, first, images, channels, vectors]
+        plans.append(Plan(levels, programs, sizes, configuration))
+        first += images * sum(cells)
+    return plans
+
+
 def background_trust(
     student: list[Tensor],
     teacher: list[Tensor],
@@ -234,9 +262,10 @@ def background_trust(
 ) -> Tensor:
     """r [sum of N*H*W], float32; see `gkd_fast.ops.background_trust`."""
     spaces = (student, student_prototypes, student_means), (teacher, teacher_prototypes, teacher_means)
-    trust = student[0].new_empty(sum(s.shape[0] * s.shape[2] * s.shape[3] for s in student), dtype=torch.float32)
+    cells = sum([n * h * w for n, _, h, w in shapes_of(student)])
+    trust = student[0].new_empty(cells, dtype=torch.float32)
     levels, prototypes = student_prototypes.shape[:2]
-    if not trust.numel():
+    if not cells:
         return trust
     if not prototypes:
         return trust.zero_()
@@ -255,7 +284,7 @@ def background_trust(
             **CENTRE,
         )
         for number, (maps, *_) in enumerate(spaces):
-            _project(arranged(maps), means[number], units[number], shifts[number], trust, combine=number == 1)
+            _project(maps, means[number], units[number], shifts[number], trust, combine=number == 1)
     return trust
 
 
@@ -265,32 +294,11 @@ def _new_units(maps: list[Tensor], prototypes: Tensor) -> Tensor:
     return maps[0].new_empty((levels, count, cdiv(channels, VECTOR.value) * VECTOR.value))
 
 
-def _project(maps: list[Map], means: Tensor, units: Tensor, shifts: Tensor, trust: Tensor, *, combine: bool) -> None:
-    dtype = maps[0].tensor.dtype
-    images, channels = maps[0].tensor.shape[:2]
-    first = 0
-    for (layout,), levels in runs(maps):
-        configuration = _trust_configuration(layout, dtype, product_precision(dtype), combine=combine)
-        own = [maps[level] for level in levels]
-        cells = [m.cells for m in own]
-        programs, starts = starts_of([images * cdiv(n, configuration["BLOCK_X"]) for n in cells])
-        background_trust_kernel[(programs,)](
-            *slots([m.tensor for m in own]),
-            means,
-            units,
-            shifts,
-            trust,
-            *slots(cells, 1),
-            *starts,
-            levels[0],
-            first,
-            images,
-            channels,
-            units.shape[2] // VECTOR.value,
-            units.shape[1],
-            **configuration,
-        )
-        first += images * sum(cells)
+def _project(maps: list[Tensor], means: Tensor, units: Tensor, shifts: Tensor, trust: Tensor, *, combine: bool) -> None:
+    pyramid, dtype = arranged(maps), maps[0].dtype
+    for plan in _plans(shapes_of(maps), dtype, product_precision(dtype), pyramid.layouts, combine):
+        tensors = *pyramid.of_launch(plan.levels), means, units, shifts, trust
+        background_trust_kernel[(plan.programs,)](*tensors, *plan.sizes, units.shape[1], **plan.configuration)
 
 
 def configurations() -> dict[str, KernelSpec]:

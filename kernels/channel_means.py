@@ -1,6 +1,6 @@
 """Means of the channels of a pyramid: sums over parts of the images, then one number for each channel and level."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from gkd_fast.kernels._launch import cdiv, on_device_of
 from gkd_fast.kernels._pyramid import (
-    Map,
     arranged,
     cells_before,
     pick,
+    planned,
     runs,
+    shapes_of,
     slot_of,
     slots,
     starts_of,
@@ -137,33 +138,51 @@ def _configuration(layout: str, dtype: torch.dtype) -> dict[str, Any]:
     return {"LAYOUT": layout, "UNIT": unit_of(dtype), "TILES": 4 if layout == "planes" else 16} | shape
 
 
+class Plan(NamedTuple):
+    """The two launches over levels of the same layout: programs, numbers and constants of each."""
+
+    levels: range
+    programs: int
+    parts: int
+    sizes: list[int]
+    configuration: dict[str, Any]
+    grid: tuple[int, int]
+    mean_sizes: list[int]
+
+
+@planned
+def _plans(shapes: tuple[torch.Size, ...], dtype: torch.dtype, layouts: tuple[str, ...]) -> list[Plan]:
+    images, channels = shapes[0][:2]
+    plans = []
+    for (layout,), levels in runs(layouts):
+        configuration = _configuration(layout, dtype)
+        cells = [shapes[level][2] * shapes[level][3] for level in levels]
+        parts = [images * cdiv(n, configuration["TILES"] * configuration["BLOCK_X"]) for n in cells]
+        blocks = cdiv(channels, configuration["BLOCK_C"])
+        programs, starts = starts_of([blocks * count for count in parts])
+        counts = slots([images * n for n in cells], 1)
+        grid = cdiv(channels, MEAN["BLOCK_C"]), len(levels)
+        mean_sizes = [*slots(parts, 0), *counts, levels.start, channels]
+        sizes = [*slots(cells, 1), *starts, channels]
+        plans.append(Plan(levels, programs, sum(parts), sizes, configuration, grid, mean_sizes))
+    return plans
+
+
 def channel_means(features: list[Tensor]) -> Tensor:
     """Means [L,C], float32; see `gkd_fast.ops.channel_means`."""
-    images, channels = features[0].shape[:2]
+    shapes = shapes_of(features)
+    images, channels = shapes[0][:2]
     means = features[0].new_empty((len(features), channels), dtype=torch.float32)
     if not images or not channels:
         return means.zero_()
     with on_device_of(means):
-        maps = arranged(features)
-        for (layout,), levels in runs(maps):
-            _mean([maps[level] for level in levels], levels[0], means, layout)
+        pyramid = arranged(features)
+        for plan in _plans(shapes, features[0].dtype, pyramid.layouts):
+            sums = means.new_empty((plan.parts, channels))
+            tensors = pyramid.of_launch(plan.levels)
+            channel_sum_kernel[(plan.programs,)](*tensors, sums, *plan.sizes, **plan.configuration)
+            channel_mean_kernel[plan.grid](sums, means, *plan.mean_sizes, **MEAN)
     return means
-
-
-def _mean(maps: list[Map], first_level: int, means: Tensor, layout: str) -> None:
-    """Of levels from one on that share a layout."""
-    images, channels = maps[0].tensor.shape[:2]
-    configuration = _configuration(layout, maps[0].tensor.dtype)
-    cells = [m.cells for m in maps]
-    parts = [images * cdiv(n, configuration["TILES"] * configuration["BLOCK_X"]) for n in cells]
-    blocks = cdiv(channels, configuration["BLOCK_C"])
-    programs, starts = starts_of([blocks * count for count in parts])
-    sums = means.new_empty((sum(parts), channels))
-    tensors = slots([m.tensor for m in maps])
-    channel_sum_kernel[(programs,)](*tensors, sums, *slots(cells, 1), *starts, channels, **configuration)
-    counts = slots([images * n for n in cells], 1)
-    grid = cdiv(channels, MEAN["BLOCK_C"]), len(maps)
-    channel_mean_kernel[grid](sums, means, *slots(parts, 0), *counts, first_level, channels, **MEAN)
 
 
 def configurations() -> dict[str, KernelSpec]:

@@ -18,12 +18,14 @@ from gkd_fast.kernels._launch import cdiv, on_device_of, ready
 from gkd_fast.kernels._pyramid import (
     FORMATS,
     MOST,
-    Map,
+    Pyramid,
     arranged,
     cells_before,
     is_whole,
     pick,
+    planned,
     runs,
+    shapes_of,
     slot_of,
     slots,
     starts_of,
@@ -295,7 +297,6 @@ def imitation_backward_kernel(
 @unspecialised
 def imitation_sums_kernel(
     sums_ptr,
-    painted_ptr,
     squares_ptr,
     totals_ptr,
     first_sums,
@@ -309,27 +310,25 @@ def imitation_sums_kernel(
     fourth_painted,
     fifth_painted,
     first_sum,
-    all_sums,
     first_paint,
-    all_painted,
+    all_sums,
     first_level,
     levels,
     BLOCK: tl.constexpr,
 ):
-    """Each level's totals of the programs' sums: squares [2,levels] of `sums` [2,all_sums], totals of `painted`."""
+    """Each level's totals of the programs' sums [2,all_sums]: squares [2,levels], and of paint totals [2,levels]."""
     slot, kind = tl.program_id(0), tl.program_id(1)
     of_maps = kind < 2
     count = pick(slot, first_sums, second_sums, third_sums, fourth_sums, fifth_sums)
-    begin = kind * all_sums + first_sum + cells_before(slot, first_sums, second_sums, third_sums, fourth_sums)
+    begin = first_sum + cells_before(slot, first_sums, second_sums, third_sums, fourth_sums)
     painted = pick(slot, first_painted, second_painted, third_painted, fourth_painted, fifth_painted)
     before = cells_before(slot, first_painted, second_painted, third_painted, fourth_painted)
     count = tl.where(of_maps, count, painted)
-    begin = tl.where(of_maps, begin, (kind - 2) * all_painted + first_paint + before)
-    from_ptr = tl.where(of_maps, sums_ptr, painted_ptr)
+    begin = kind % 2 * all_sums + tl.where(of_maps, begin, first_paint + before)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, count, BLOCK):
         i = first + tl.arange(0, BLOCK)
-        total += tl.load(from_ptr + begin + i, mask=i < count, other=0.0)
+        total += tl.load(sums_ptr + begin + i, mask=i < count, other=0.0)
     to_ptr = tl.where(of_maps, squares_ptr, totals_ptr)
     tl.store(to_ptr + kind % 2 * levels + first_level + slot, tl.sum(total, 0))
 
@@ -338,36 +337,50 @@ SUMS = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
 
 
 class Plan(NamedTuple):
-    """How levels of the same layouts, with their maps in the order of these, are cut into programs."""
+    """One launch over levels of the same layouts.
 
-    levels: list[int]
-    order: list[int]  # of the given pyramids
+    Attributes:
+        levels: of the pyramids.
+        order: of the two pyramids, whose layouts are then in the order of the configuration.
+        configuration: constants and schedule.
+        counts: programs of each level.
+        sizes: what both kernels' numbers begin with.
+        first_cell, first_program: of the launch among all.
+    """
+
+    levels: range
+    order: list[int]
     configuration: dict[str, Any]
-    cells: list[int]  # of an image, on each level
-    blocks: list[int]  # tiles of channels of a program
-    counts: list[int]  # programs
+    counts: list[int]
+    sizes: list[int]
+    first_cell: int
+    first_program: int
 
-    @classmethod
-    def of(cls, levels: list[int], a: Sequence[Map], b: Sequence[Map]) -> "Plan":
-        """Plan for these levels of two pyramids."""
-        layouts = [maps[levels[0]].layout for maps in (a, b)]
-        order = sorted(range(2), key=layouts.__getitem__)
-        configuration = _configuration(a[0].tensor.dtype, *(layouts[i] for i in order))
-        images, channels = a[0].tensor.shape[:2]
-        cells, deep = [a[level].cells for level in levels], cdiv(channels, configuration["BLOCK_C"])
+    def tensors(self, *pyramids: Pyramid) -> list[Tensor]:
+        """The maps of two pyramids, or of their gradients, as the kernels take them."""
+        first, second = self.order
+        return [*pyramids[first].of_launch(self.levels), *pyramids[second].of_launch(self.levels)]
+
+
+@planned
+def _plans(shapes: tuple[torch.Size, ...], dtype: torch.dtype, *layouts: tuple[str, ...]) -> list[Plan]:
+    """The launches over two pyramids of these layouts."""
+    plans: list[Plan] = []
+    first_cell = first_program = 0
+    images, channels = shapes[0][:2]
+    for form, levels in runs(*layouts):
+        order = sorted(range(2), key=form.__getitem__)
+        configuration = _configuration(dtype, *(form[i] for i in order))
+        cells = [shapes[level][2] * shapes[level][3] for level in levels]
+        deep = cdiv(channels, configuration["BLOCK_C"])
         across = [images * cdiv(n, configuration["BLOCK_X"]) for n in cells]
         blocks = [cdiv(deep, max(1, PROGRAMS_WANTED // n)) for n in across]
         counts = [n * cdiv(deep, count) for n, count in zip(across, blocks, strict=True)]
-        return cls(levels, order, configuration, cells, blocks, counts)
-
-    def sizes(self) -> tuple[tuple[int], list[int]]:
-        """The grid, and the arguments that all kernels begin their sizes with."""
-        programs, starts = starts_of(self.counts)
-        return (programs,), [*slots(self.cells, 1), *slots(self.blocks, 1), *starts]
-
-    def tensors(self, *pyramids: Sequence[Map]) -> list[Tensor]:
-        """The maps of two pyramids, or of their gradients, as the kernels take them."""
-        return [m for i in self.order for m in slots([pyramids[i][level].tensor for level in self.levels])]
+        programs, starts = starts_of(counts)
+        sizes = [*slots(cells, 1), *slots(blocks, 1), *starts]
+        plans.append(Plan(levels, order, configuration, counts, sizes, first_cell, first_program))
+        first_cell, first_program = first_cell + images * sum(cells), first_program + programs
+    return plans
 
 
 def _configuration(dtype: torch.dtype, a: str, b: str) -> dict[str, Any]:
@@ -381,7 +394,7 @@ def _configuration(dtype: torch.dtype, a: str, b: str) -> dict[str, Any]:
     return {"UNIT": unit_of(dtype), "A_LAYOUT": a, "B_LAYOUT": b, **shape}
 
 
-def _arranged(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[list[Map], list[Map]]:
+def _arranged(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Pyramid, Pyramid]:
     """Both pyramids in one dtype: float32 where theirs differ."""
     if student[0].dtype != teacher[0].dtype:
         student, teacher = ([m.float() for m in maps] for maps in (student, teacher))
@@ -400,51 +413,37 @@ def masked_imitation(
     base_size: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums [2,L] and [2,L], and the weights [2, sum of N*H*W], float32; see `gkd_fast.ops.imitation_sums`."""
-    shapes = [s.shape for s in student]
-    weights = student[0].new_empty((2, sum(n * h * w for n, _, h, w in shapes)), dtype=torch.float32)
-    squares, totals = (weights.new_empty((2, len(shapes))) for _ in range(2))
-    if not student[0].shape[0]:
+    shapes = shapes_of(student)
+    weights = student[0].new_empty((2, sum([n * h * w for n, _, h, w in shapes])), dtype=torch.float32)
+    squares, totals = weights.new_empty((2, len(shapes))), weights.new_empty((2, len(shapes)))
+    images, channels = shapes[0][:2]
+    if not images:
         return squares.zero_(), totals.zero_(), weights
     with on_device_of(weights):
+        a, b = _arranged(student, teacher)
+        plans = _plans(shapes, a.maps[0].dtype, a.layouts, b.layouts) if channels else []
+        counts = [count for plan in plans for count in plan.counts] or [0] * len(shapes)
+        paintings = painting_programs(shapes)
+        sums = weights.new_empty((2, sum(counts) + sum(paintings)))
         boxes, image_index, omega = ready(boxes), ready(image_index), ready(omega.float())
         trust = None if trust is None else ready(trust.float())
-        painted = paint(boxes, image_index, omega, trust, weights, shapes, strides, last=last, base_size=base_size)
-        if student[0].shape[1]:
-            counts, sums = _sum_squares(*_arranged(student, teacher), weights)
-        else:
-            counts, sums = [0] * len(shapes), weights
-        paintings = [painting_programs(n, h * w) for n, _, h, w in shapes]
-        _add_up(counts, sums, paintings, painted, squares, totals)
+        of_paint = sums, sum(counts)
+        paint(boxes, image_index, omega, trust, weights, *of_paint, shapes, strides, last=last, base_size=base_size)
+        for plan in plans:
+            places = plan.first_cell, weights.shape[1], plan.first_program, sums.shape[1]
+            imitation_kernel[(sum(plan.counts),)](
+                *plan.tensors(a, b), weights, sums, *plan.sizes, *places, images, channels, **plan.configuration
+            )
+        _add_up(counts, paintings, sums, squares, totals)
     return squares, totals, weights
 
 
-def _sum_squares(a: list[Map], b: list[Map], weights: Tensor) -> tuple[list[int], Tensor]:
-    """The programs of each level, and their sums [2,programs]."""
-    images, channels = a[0].tensor.shape[:2]
-    plans = [Plan.of(levels, a, b) for _, levels in runs(a, b)]
-    counts = [count for plan in plans for count in plan.counts]
-    sums = weights.new_empty((2, sum(counts)))
-    first_cell = first_sum = 0
-    for plan in plans:
-        grid, sizes = plan.sizes()
-        places = first_cell, weights.shape[1], first_sum, sums.shape[1]
-        imitation_kernel[grid](
-            *plan.tensors(a, b), weights, sums, *sizes, *places, images, channels, **plan.configuration
-        )
-        first_cell, first_sum = first_cell + images * sum(plan.cells), first_sum + grid[0]
-    return counts, sums
-
-
-def _add_up(
-    counts: list[int], sums: Tensor, paintings: list[int], painted: Tensor, squares: Tensor, totals: Tensor
-) -> None:
-    """Fill squares [2,L] and totals [2,L] from the sums of each level's programs."""
+def _add_up(counts: list[int], paintings: list[int], sums: Tensor, squares: Tensor, totals: Tensor) -> None:
+    """Fill squares [2,L] and totals [2,L] from the sums of each level's programs, those of paint behind the others."""
     for first in range(0, len(counts), MOST):
         own, of_paint = counts[first : first + MOST], paintings[first : first + MOST]
-        places = sum(counts[:first]), sums.shape[1], sum(paintings[:first]), painted.shape[1], first, len(counts)
-        imitation_sums_kernel[len(own), 4](
-            sums, painted, squares, totals, *slots(own, 0), *slots(of_paint, 0), *places, **SUMS
-        )
+        places = sum(counts[:first]), sum(counts) + sum(paintings[:first]), sums.shape[1], first, len(counts)
+        imitation_sums_kernel[len(own), 4](sums, squares, totals, *slots(own, 0), *slots(of_paint, 0), *places, **SUMS)
 
 
 def masked_imitation_backward(
@@ -455,65 +454,66 @@ def masked_imitation_backward(
     need: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of the maps in their dtypes and layouts; [0] where not needed."""
-    gradients = [
-        torch.empty_like(m) if needed else m.new_empty(0) for m, needed in zip((*student, *teacher), need, strict=True)
-    ]
+    pyramids, wanted = (student, teacher), (need[: len(student)], need[len(student) :])
+    gradients = []
+    for maps, own in zip(pyramids, wanted, strict=True):
+        none = maps[0].new_empty(0)
+        gradients.append([torch.empty_like(m) if needed else none for m, needed in zip(maps, own, strict=True)])
     if any(need) and student[0].shape[0] and student[0].shape[1]:
         with on_device_of(weights):
-            slopes = ready(gradient)
-            pyramids, wanted = (student, teacher), [list(need[: len(student)]), list(need[len(student) :])]
-            _differentiate(pyramids, [gradients[: len(student)], gradients[len(student) :]], wanted, weights, slopes)
-    return gradients
+            _differentiate(pyramids, gradients, wanted, weights, ready(gradient))
+    return [*gradients[0], *gradients[1]]
 
 
 def _differentiate(
     pyramids: Sequence[Sequence[Tensor]],
-    gradients: list[list[Tensor]],
-    need: list[list[bool]],
+    gradients: Sequence[list[Tensor]],
+    need: Sequence[Sequence[bool]],
     weights: Tensor,
     slopes: Tensor,
 ) -> None:
     """Fill the gradients [2][L], those that are needed."""
     maps = _arranged(*pyramids)
-    targets = [
-        [_target(m, g) if needed else m for m, g, needed in zip(*level, strict=True)]
-        for level in zip(maps, gradients, need, strict=True)
-    ]
-    images, channels = maps[0][0].tensor.shape[:2]
-    first_cell = 0
-    for _, levels in runs(*maps):
-        plan = Plan.of(levels, *maps)
-        grid, sizes = plan.sizes()
-        wanted = [sum(need[i][level] << slot for slot, level in enumerate(levels)) for i in plan.order]
+    targets = [_targets(*each) for each in zip(maps, gradients, need, strict=True)]
+    shapes = shapes_of(pyramids[0])
+    for plan in _plans(shapes, maps[0].maps[0].dtype, maps[0].layouts, maps[1].layouts):
+        wanted = [sum(need[i][level] << slot for slot, level in enumerate(plan.levels)) for i in plan.order]
         if any(wanted):
-            imitation_backward_kernel[grid](
+            places = plan.first_cell, weights.shape[1], plan.levels.start, slopes.shape[1]
+            imitation_backward_kernel[(sum(plan.counts),)](
                 *plan.tensors(*maps),
                 *plan.tensors(*targets),
                 weights,
                 slopes,
-                *sizes,
-                first_cell,
-                weights.shape[1],
-                levels[0],
-                slopes.shape[1],
+                *plan.sizes,
+                *places,
                 *wanted,
-                images,
-                channels,
+                *shapes[0][:2],
                 **plan.configuration,
             )
-        first_cell += images * sum(plan.cells)
     for own, written, needed in zip(gradients, targets, need, strict=True):
-        for gradient, target, wanted in zip(own, written, needed, strict=True):
-            if wanted and target.tensor is not gradient:
-                gradient.copy_(target.tensor)
+        for gradient, target, wanted in zip(own, written.maps, needed, strict=True):
+            if wanted and target is not gradient:
+                gradient.copy_(target)
 
 
-def _target(source: Map, gradient: Tensor) -> Map:
-    """Where to write a gradient, in its map's layout and dtype: itself, or new memory if its own are others."""
-    fits = gradient.dtype == source.tensor.dtype and not gradient.data_ptr() % 16
-    if fits and gradient.is_contiguous(memory_format=FORMATS[source.layout]):
-        return Map(gradient, source.layout)
-    return Map(torch.empty_like(source.tensor), source.layout)
+def _targets(source: Pyramid, gradients: list[Tensor], need: Sequence[bool]) -> Pyramid:
+    """Where to write gradients, in the layouts and dtype of their maps: themselves, or new memory if theirs are others.
+
+    For a gradient that is not needed its map stands, which is not written.
+    """
+    if not any(need):
+        return source
+    targets = [
+        m if not needed else g if _fits(g, m, layout) else torch.empty_like(m)
+        for m, layout, g, needed in zip(*source, gradients, need, strict=True)
+    ]
+    return Pyramid(targets, source.layouts)
+
+
+def _fits(gradient: Tensor, source: Tensor, layout: str) -> bool:
+    same = gradient.dtype == source.dtype and gradient.is_contiguous(memory_format=FORMATS[layout])
+    return same and not gradient.data_ptr() % 16
 
 
 def configurations() -> dict[str, KernelSpec]:

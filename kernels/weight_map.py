@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gkd_fast.kernels._launch import cdiv
-from gkd_fast.kernels._pyramid import MOST, cells_before, pick, slot_of, slots, starts_of
+from gkd_fast.kernels._pyramid import MOST, cells_before, pick, planned, slot_of, slots, starts_of
 from gkd_fast.kernels._spec import KernelSpec, launch, unspecialised
 
 LARGEST = tl.constexpr(3.0e38)
@@ -154,9 +154,10 @@ def _configuration(last: bool) -> dict[str, Any]:
     return {"LAST": last, "BLOCK_B": BLOCK_B, "BLOCK_X": BLOCK_X, "num_warps": 4, "num_stages": 1}
 
 
-def painting_programs(images: int, cells: int) -> int:
-    """Programs, and so partial sums, of one level."""
-    return images * cdiv(cells, BLOCK_X)
+@planned
+def painting_programs(shapes: tuple[torch.Size, ...]) -> list[int]:
+    """Programs, and so partial sums, of each level."""
+    return [images * cdiv(height * width, BLOCK_X) for images, _, height, width in shapes]
 
 
 @cache
@@ -168,58 +169,77 @@ def smallest_size(level: int) -> float:
     return size.item()
 
 
-def paint(
-    boxes: Tensor,
-    image_index: Tensor,
-    omega: Tensor,
-    trust: Tensor | None,
-    weights: Tensor,
-    shapes: Sequence[torch.Size],
-    strides: Sequence[float],
-    *,
-    last: bool,
-    base_size: float,
-) -> Tensor:
-    """Paint `weights` [2, sum of N*H*W], level after level, and return the programs' sums [2,programs].
+class Painting(NamedTuple):
+    """One launch over some levels.
 
-    A base size of 0 paints every box on every level. shapes: [N,C,H,W] of each level; trust [sum of N*H*W].
+    Attributes:
+        programs: of all its levels.
+        sizes: what the kernel's numbers begin with.
+        first_cell, first_program: of the launch among all.
     """
-    images = shapes[0][0]
-    counts = [painting_programs(images, height * width) for _, _, height, width in shapes]
-    sums = weights.new_empty((2, sum(counts)))
-    first_cell = 0
+
+    programs: int
+    sizes: list[float]
+    first_cell: int
+    first_program: int
+
+
+@planned
+def _paintings(shapes: tuple[torch.Size, ...], strides: tuple[float, ...]) -> list[Painting]:
+    counts = painting_programs(shapes)
+    paintings = []
+    first_cell = first_program = 0
     for first in range(0, len(shapes), MOST):
         levels = range(first, min(first + MOST, len(shapes)))
         heights, widths = ([shapes[level][axis] for level in levels] for axis in (2, 3))
         sizes = [smallest_size(level) if level else float("-inf") for level in levels]
         past = smallest_size(levels[-1] + 1) if levels[-1] + 1 < len(shapes) else float("inf")
         programs, starts = starts_of([counts[level] for level in levels])
-        paint_kernel[(programs,)](
+        own = slots([float(strides[level]) for level in levels], 1.0)
+        numbers = [*slots(heights, 1), *slots(widths, 1), *own, *slots(sizes, past), past, *starts, first]
+        paintings.append(Painting(programs, numbers, first_cell, first_program))
+        cells = sum(height * width for height, width in zip(heights, widths, strict=True))
+        first_cell, first_program = first_cell + shapes[0][0] * cells, first_program + programs
+    return paintings
+
+
+def paint(
+    boxes: Tensor,
+    image_index: Tensor,
+    omega: Tensor,
+    trust: Tensor | None,
+    weights: Tensor,
+    sums: Tensor,
+    first_sum: int,
+    shapes: tuple[torch.Size, ...],
+    strides: Sequence[float],
+    *,
+    last: bool,
+    base_size: float,
+) -> None:
+    """Paint `weights` [2, sum of N*H*W], level after level; the programs' sums are those of `sums` from first_sum on.
+
+    A base size of 0 paints every box on every level. shapes: [N,C,H,W] of each level; trust [sum of N*H*W].
+    """
+    for painting in _paintings(shapes, tuple(strides)):
+        paint_kernel[(painting.programs,)](
             boxes,
             image_index,
             omega,
             weights if trust is None else trust,
             weights,
             sums,
-            *slots(heights, 1),
-            *slots(widths, 1),
-            *slots([float(strides[level]) for level in levels], 1.0),
-            *slots(sizes, past),
-            past,
-            *starts,
-            first,
-            first_cell,
+            *painting.sizes,
+            painting.first_cell,
             weights.shape[1],
-            sum(counts[:first]),
+            first_sum + painting.first_program,
             sums.shape[1],
-            images,
+            shapes[0][0],
             boxes.shape[0],
             float(base_size),
             int(trust is not None),
             **_configuration(last),
         )
-        first_cell += images * sum(height * width for height, width in zip(heights, widths, strict=True))
-    return sums
 
 
 def configurations() -> dict[str, KernelSpec]:

@@ -39,9 +39,10 @@ def ready_vectors(*tensors: Tensor) -> list[Tensor]:
 
     A tensor that is so already is given back itself.
     """
-    dtypes = {tensor.dtype for tensor in tensors}
-    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    return [ready(_whole_vectors(tensor.to(dtype))) for tensor in tensors]
+    dtype = tensors[0].dtype
+    if any([tensor.dtype != dtype for tensor in tensors]):
+        tensors = tuple([tensor.float() for tensor in tensors])
+    return [ready(_whole_vectors(tensor)) for tensor in tensors]
 
 
 def _whole_vectors(tensor: Tensor) -> Tensor:
@@ -51,7 +52,9 @@ def _whole_vectors(tensor: Tensor) -> Tensor:
 
 def like_input(gradient: Tensor, tensor: Tensor) -> Tensor:
     """The gradient of a ready vector as that of the tensor it was made from."""
-    return gradient[..., : tensor.shape[-1]].to(tensor.dtype).contiguous()
+    if gradient.shape != tensor.shape:
+        gradient = gradient[..., : tensor.shape[-1]]
+    return gradient.to(tensor.dtype).contiguous()
 
 
 def operand_type(dtype: torch.dtype) -> tl.dtype:

@@ -38,11 +38,15 @@ Tensor forward(std::vector<Tensor> features, const Tensor& boxes, const Tensor& 
   const BoundCall bound(features, boxes, image_index, strides, mirror);
   const Pyramid& maps = bound.call.maps;
   Pyramid tile_sums = maps;
-  std::vector<Tensor> sums;
+  std::vector<int64_t> places;
+  int64_t floats = 0;
   for (int l = 0; l < maps.levels; ++l) {
-    sums.push_back(new_tensor(boxes, {maps.images * tiles_of_image(maps.maps[l]), maps.channels}, ScalarType::Float));
-    tile_sums.maps[l] = tile_map(maps.maps[l], data<float>(sums.back()), maps.channels);
+    places.push_back(floats);
+    floats += (maps.images * tiles_of_image(maps.maps[l]) * maps.channels + 3) / 4 * 4;  // 16 bytes, as one access reads
   }
+  Tensor sums = new_tensor(boxes, {floats}, ScalarType::Float);
+  for (int l = 0; l < maps.levels; ++l)
+    tile_sums.maps[l] = tile_map(maps.maps[l], data<float>(sums) + places[l], maps.channels);
   Tensor crowded = new_tensor(boxes, {maps.levels, maps.images}, ScalarType::Int);
   Tensor means = new_tensor(boxes, {maps.levels, boxes.size(0), maps.channels}, ScalarType::Float);
   check_launch(box_mean_pool(bound.call, element_of(features[0].scalar_type()), tile_sums, data<int>(crowded),

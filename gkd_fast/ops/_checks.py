@@ -69,12 +69,12 @@ def _agree(features: Sequence[Tensor]) -> bool:
     first = features[0]
     if not isinstance(first, Tensor) or first.dtype not in _FLOATING or first.dim() != 4:
         return False
-    common = first.shape[:2], first.dtype, first.device
+    (images, channels, _, _), dtype, device = first.shape, first.dtype, first.device
     for feature in features:
-        if not isinstance(feature, Tensor) or feature.dim() != 4:
+        if not isinstance(feature, Tensor) or feature.dtype != dtype or feature.device != device:
             return False
         shape = feature.shape
-        if (shape[:2], feature.dtype, feature.device) != common or shape[2] == 0 or shape[3] == 0:
+        if len(shape) != 4 or shape[0] != images or shape[1] != channels or shape[2] == 0 or shape[3] == 0:
             return False
     return True
 

@@ -29,7 +29,7 @@ def channel_means(features: Sequence[Tensor]) -> Tensor:
     backend = backend_for("channel_means", features[0].device, kernels)
     if backend == "reference":
         return reference.channel_means(features)
-    return implementation(_channel_means, backend, features[0].device)([f.detach() for f in features])
+    return implementation(_channel_means, backend, features[0].device)(features)
 
 
 @torch.no_grad()
@@ -71,8 +71,7 @@ def background_trust(
     backend = backend_for("background_trust", student[0].device, ("cpu",) if double else ("cpu", "triton"))
     if backend == "reference":
         return reference.background_trust(student, teacher, *inputs, filled=filled)
-    maps = [[feature.detach() for feature in pyramid] for pyramid in (student, teacher)]
-    return implementation(_trust, backend, student[0].device)(*maps, *(i.detach() for i in inputs), filled)
+    return implementation(_trust, backend, student[0].device)(student, teacher, *inputs, filled)
 
 
 def _fake_means(features: list[Tensor]) -> Tensor:
@@ -113,8 +112,7 @@ def _check(
     check_features("teacher", teacher)
     check_size("teacher", "levels", len(teacher), len(student))
     for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
-        expected = (s.shape[0], t.shape[1], *s.shape[2:])
-        if t.shape != expected:
+        if s.shape != t.shape and t.shape != (expected := (s.shape[0], t.shape[1], *s.shape[2:])):
             raise ValueError(f"teacher[{level}]: expected shape {expected} as the student, got {tuple(t.shape)}")
     spaces = (
         ("student", student, student_prototypes, student_means),

@@ -61,8 +61,7 @@ def robust_weights(
     check_size("teacher_prototypes", "P", teacher_prototypes.shape[1], student_prototypes.shape[1])
     check_same_device(student=student, teacher=teacher, level=level, labels=labels, class_offsets=class_offsets)
     check_same_device(student=student, prototypes=student_prototypes, teacher_prototypes=teacher_prototypes)
-    embeddings = student.detach(), teacher.detach()
-    inputs = *embeddings, level, labels, instance, student_prototypes, teacher_prototypes, class_offsets, most
+    inputs = student, teacher, level, labels, instance, student_prototypes, teacher_prototypes, class_offsets, most
     double = accumulation_dtype(student.dtype, teacher.dtype) == torch.float64
     backend = backend_for("robust_weights", student.device, ("cpu",) if double else ("cpu", "triton"))
     if backend == "reference":

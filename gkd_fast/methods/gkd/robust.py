@@ -124,7 +124,6 @@ def discrepancy(
     return ops.pairwise_discrepancy(own, other, bank.student, bank.teacher, instances.labels, bank.class_offsets)
 
 
-@torch.no_grad()
 def background_trust(
     student: Sequence[Tensor], teacher: Sequence[Tensor], bank: PrototypeBank, units: Units | None = None
 ) -> Tensor:

@@ -40,8 +40,8 @@ def ready_vectors(*tensors: Tensor) -> list[Tensor]:
     A tensor that is so already is given back itself.
     """
     dtype = tensors[0].dtype
-    if any([tensor.dtype != dtype for tensor in tensors]):
-        tensors = tuple([tensor.float() for tensor in tensors])
+    if any(tensor.dtype != dtype for tensor in tensors):
+        tensors = tuple(tensor.float() for tensor in tensors)
     return [ready(_whole_vectors(tensor)) for tensor in tensors]
 
 

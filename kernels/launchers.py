@@ -4,6 +4,7 @@ import torch
 
 from gkd_fast.kernels.background_trust import background_trust
 from gkd_fast.kernels.channel_means import channel_means
+from gkd_fast.kernels.loss_terms import loss_terms, loss_terms_backward
 from gkd_fast.kernels.masked_imitation import masked_imitation, masked_imitation_backward
 from gkd_fast.kernels.pairwise_discrepancy import pairwise_discrepancy, pairwise_discrepancy_backward
 from gkd_fast.kernels.prototype_projection import prototype_projection, prototype_projection_backward
@@ -24,6 +25,8 @@ LAUNCHERS = {
         soft_label_divergence_backward,
         channel_means,
         background_trust,
+        loss_terms,
+        loss_terms_backward,
     )
 }
 

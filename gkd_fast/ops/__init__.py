@@ -6,6 +6,7 @@ from gkd_fast.ops.background_trust import background_trust, channel_means
 from gkd_fast.ops.batched_nms import batched_nms
 from gkd_fast.ops.box_mean_pool import box_mean_pool, box_mean_pools
 from gkd_fast.ops.encode_boxes import encode_boxes
+from gkd_fast.ops.loss_terms import loss_terms
 from gkd_fast.ops.masked_imitation import ImitationSums, imitation_sums, masked_imitation
 from gkd_fast.ops.match_anchors import match_anchors
 from gkd_fast.ops.matching_pursuit import matching_pursuit
@@ -27,6 +28,7 @@ __all__ = [
     "channel_means",
     "encode_boxes",
     "imitation_sums",
+    "loss_terms",
     "masked_imitation",
     "match_anchors",
     "matching_pursuit",

@@ -9,6 +9,7 @@ from gkd_fast import ops
 from gkd_fast.kernels import (
     background_trust,
     channel_means,
+    loss_terms,
     masked_imitation,
     pairwise_discrepancy,
     prototype_projection,
@@ -22,6 +23,7 @@ from gkd_fast.kernels._spec import TYPES
 MODULES = (
     background_trust,
     channel_means,
+    loss_terms,
     masked_imitation,
     pairwise_discrepancy,
     prototype_projection,
@@ -30,7 +32,14 @@ MODULES = (
     unit_rows,
     weight_map,
 )
-OTHERS = (background_trust, channel_means, masked_imitation, soft_label_divergence, weight_map)  # that take no vectors
+OTHERS = (
+    background_trust,
+    channel_means,
+    loss_terms,
+    masked_imitation,
+    soft_label_divergence,
+    weight_map,
+)  # that take no vectors
 LISTED = {name: spec.signatures for module in MODULES for name, spec in module.KERNELS.items()}
 DTYPES = tuple(TYPES)
 
@@ -118,3 +127,10 @@ def test_logits(launched):
                 options = {"temperature": 2.0, "binary": binary}
                 ops.soft_label_divergence(student, teacher, weights, instance, **options)[0].backward()
     assert launched == set(soft_label_divergence.KERNELS)
+
+
+def test_terms(launched):
+    squares = draw(2, 3)
+    for kappa in (0.5, torch.tensor(0.5)):
+        ops.loss_terms(None, squares, None, squares.detach(), weights=[1, 2, 3, 4], least=1, kappa=kappa)[1].backward()
+    assert launched == set(loss_terms.KERNELS)

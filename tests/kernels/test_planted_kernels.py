@@ -58,6 +58,16 @@ def imitation():
     return [squares.detach(), weights, *torch.autograd.grad(squares, leaves, slopes)]
 
 
+def terms():
+    generator = torch.Generator().manual_seed(5)
+    sums = [torch.rand(shape, generator=generator).requires_grad_() for shape in ((3,), (2, 3), ())]
+    counts, variances = torch.rand(2, 3, generator=generator), 1 + torch.rand(3, generator=generator)
+    options = {"weights": (5.0, 0.5, 0.25, 1.5), "least": 0.3, "kappa": torch.tensor(0.75)}
+    found = ops.loss_terms(*sums, counts, variances=variances, rows=torch.tensor(4.0), **options)
+    total = sum(n * term for n, term in enumerate(found, 1))
+    return [*(term.detach() for term in found), *torch.autograd.grad(total, sums)]
+
+
 BY_VALUES = [
     ("background_trust", trust, "products - shift[:, None]", "products"),
     ("background_trust", trust, "f.to(tl.float32) - mean[:, None]", "f.to(tl.float32)"),
@@ -75,6 +85,11 @@ BY_VALUES = [
     ("soft_label_divergence", soft_labels, "softplus(s) - softplus(t)", "softplus(s)"),
     ("soft_label_divergence", soft_labels, "slope[:, None] * difference", "slope[:, None] * tl.abs(difference)"),
     ("soft_label_divergence", soft_labels, "tl.exp(t) * (t - s)", "tl.exp(s) * (t - s)"),
+    ("loss_terms", terms, "tl.where(count < least, least, count)", "count"),
+    ("loss_terms", terms, "kappa * global_weight * tl.sum", "global_weight * tl.sum"),
+    ("loss_terms", terms, "squares_gradient_ptr + levels + level", "squares_gradient_ptr + level"),
+    ("loss_terms", terms, "tl.load(gradient_ptr + 2)", "tl.load(gradient_ptr + 1)"),
+    ("loss_terms", terms, "squares_ptr + levels + level", "squares_ptr + level"),
     ("masked_imitation", imitation, "tl.load(slope_ptr + levels)", "tl.load(slope_ptr)"),
     ("masked_imitation", imitation, "a_value, b_value = gradient.to", "a_value, b_value = (-gradient).to"),
 ]
@@ -89,6 +104,7 @@ BY_CHECKS = [
         "\n        tl.store",
         "duplicate store",
     ),
+    ("loss_terms", terms, "mask=level < discrepancies", "mask=level < BLOCK", "out of bounds"),
     ("masked_imitation", imitation, "kind % 2 * levels", "kind // 2 * levels", "duplicate store"),
 ]
 
@@ -125,7 +141,7 @@ def differ(problem):
     return any(not torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-5) for a, b in pairs)
 
 
-@pytest.mark.parametrize("problem", [trust, channel_means, row_weights, soft_labels, imitation])
+@pytest.mark.parametrize("problem", [trust, channel_means, row_weights, soft_labels, imitation, terms])
 def test_sound_kernels_agree(problem):
     assert not differ(problem)
 

@@ -172,9 +172,16 @@ def soft_label_loss(
         bank: for the weights of a two-stage detector, which come from the RoI features; None: those of `omega`.
         settings: temperature, one_stage_soft, robust_weights, positive_weights.
     """
+    divergence, rows = _soft_label_sums(soft, omega, instances, bank, settings)
+    return divergence / rows.clamp(min=1)
+
+
+def _soft_label_sums(
+    soft: SoftPairs, omega: Tensor, instances: Instances, bank: PrototypeBank | None, settings: GKDSettings
+) -> tuple[Tensor, Tensor]:
+    """The weighted divergences of this process, summed, and the number of rows of all; see `soft_label_loss`."""
     if soft.student.shape[0] == 0 or len(instances.boxes) == 0:
-        parallel.total(soft.student.new_zeros((), dtype=torch.float32))
-        return soft.student.sum() * 0
+        return soft.student.float().sum() * 0, parallel.total(omega.new_zeros(()))
     if not settings.robust_weights:
         weights = torch.ones_like(soft.instance, dtype=omega.dtype)
     elif bank is not None and soft.student_embedding is not None and soft.teacher_embedding is not None:
@@ -195,10 +202,10 @@ def soft_label_loss(
         binary=one_stage,
         positive=settings.positive_weights,
     )
-    return divergence / parallel.total(count.float()).clamp(min=1)
+    return divergence, parallel.total(count)
 
 
-def _published_one_stage(soft: SoftPairs, weights: Tensor, levels: int, settings: GKDSettings) -> Tensor:
+def _published_one_stage(soft: SoftPairs, weights: Tensor, levels: int, settings: GKDSettings) -> tuple[Tensor, Tensor]:
     """Of the places with an instance the weights stay image-major while the rows become level-major."""
     real = soft.instance >= 0
     weights = weights.where(real, 0)[(~real).to(torch.uint8).argsort(stable=True)]
@@ -206,7 +213,7 @@ def _published_one_stage(soft: SoftPairs, weights: Tensor, levels: int, settings
         weights = weights.clamp(min=0)
     logits = (logits.float() / settings.temperature for logits in (soft.student, soft.teacher))
     divergence = row_divergence(*logits, binary=False)[soft.level.where(real, levels).argsort(stable=True)]
-    return (weights * divergence).sum() * settings.temperature**2 / parallel.total(real.sum().float()).clamp(min=1)
+    return (weights * divergence).sum() * settings.temperature**2, parallel.total(real.sum().float())
 
 
 def robust_distilling(
@@ -249,29 +256,34 @@ def robust_distilling(
     if strides is None:
         assert bank is not None
         strides = bank.strides, bank.strides
-    share: Tensor | float
+    levels = rest = None
     if bank is None:
         omega = (instances.labels >= 0).to(instances.boxes.dtype).expand(len(student), -1)
-        share, whole = 1.0, omega.new_zeros(())
     else:
         levels, omega = discrepancy(student, teacher, instances, bank, settings, strides)
-        omega = _applied(omega, instances, settings)
-        share, whole = _participating_share(instances, bank), levels.sum()
+        levels, omega = _participating(levels, instances, bank), _applied(omega, instances, settings)
     imitated = imitated or teacher
-    rest = None
     if bank is not None and settings.background_trust == "prototypes":
         rest = background_trust(student, imitated, bank, units)
-    features, factor = _imitation(adapted, imitated, instances, omega, strides[0], settings, rest, units)
-    foreground, background = features.unbind()
-    factor /= len(student) if stage == "two_stage" or units is not None else 1
-    terms = {
-        "global": kappa * settings.global_weight * share * whole,
-        "foreground": kappa * settings.foreground_weight * factor * foreground,
-        "background": kappa * settings.background_weight * factor * background,
-    }
+    squares, counts, least = _imitation(adapted, imitated, instances, omega, strides[0], settings, rest)
+    divergence = rows = None
     if soft is not None:
-        terms["soft"] = settings.soft_weight * soft_label_loss(soft, omega, instances, bank, settings)
-    return terms, omega
+        divergence, rows = _soft_label_sums(soft, omega, instances, bank, settings)
+    share = least / (len(student) if stage == "two_stage" or units is not None else 1)
+    weights = (
+        settings.global_weight,
+        settings.foreground_weight * share,
+        settings.background_weight * share,
+        settings.soft_weight,
+    )
+    variances = None if units is None else units.variances
+    terms = ops.loss_terms(
+        levels, squares, divergence, counts, weights=weights, least=least, kappa=kappa, variances=variances, rows=rows
+    )
+    named = dict(zip(("global", "foreground", "background", "soft"), terms, strict=True))
+    if soft is None:
+        del named["soft"]
+    return named, omega
 
 
 def _imitation(
@@ -282,22 +294,15 @@ def _imitation(
     strides: Sequence[float],
     settings: GKDSettings,
     rest: Tensor | None,
-    units: Units | None,
-) -> tuple[Tensor, float]:
-    """L_fg and L_bg [2], summed over the levels, without their weights and a factor, which is returned."""
+) -> tuple[Tensor, Tensor, float]:
+    """Squares [2,L], what they are divided by [2,L] but for a common factor, and that factor, the least divisor."""
     squares, weights = imitation(
         adapted, teacher, instances, omega, strides, settings.overlap, settings.box_levels, rest
     )
     channels, counts = [feature.shape[1] for feature in teacher], parallel.total(weights)
     if len(set(channels)) == 1:
-        factor = 1 / (2 * channels[0])
-        divisors = counts.clamp(min=factor)
-    else:
-        factor = 1.0
-        divisors = (2 * _on_device_of(counts, channels) * counts).clamp(min=1)
-    if units is not None:
-        divisors = divisors * units.variances
-    return (squares / divisors).sum(1), factor
+        return squares, counts, 1 / (2 * channels[0])
+    return squares, 2 * _on_device_of(counts, channels) * counts, 1.0
 
 
 def _on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
@@ -305,11 +310,11 @@ def _on_device_of(like: Tensor, numbers: Sequence[float]) -> Tensor:
     return torch.cat([like.new_full((1,), number) for number in numbers])
 
 
-def _participating_share(instances: Instances, bank: PrototypeBank) -> Tensor | float:
-    """This process's part of the instances whose class has prototypes."""
+def _participating(levels: Tensor, instances: Instances, bank: PrototypeBank) -> Tensor:
+    """Discrepancies [L] by this process's part of the instances whose class has prototypes."""
     if parallel.world_size() == 1:
-        return 1.0
+        return levels
     label = instances.labels.clamp(min=0)
     has_prototypes = bank.class_offsets[label + 1] > bank.class_offsets[label]
     own = (has_prototypes & (instances.labels >= 0)).sum().float()
-    return own / parallel.total(own).clamp(min=1)
+    return levels * (own / parallel.total(own).clamp(min=1))

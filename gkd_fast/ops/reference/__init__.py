@@ -5,6 +5,7 @@ from gkd_fast.ops.reference.background_trust import background_trust, channel_me
 from gkd_fast.ops.reference.batched_nms import batched_nms
 from gkd_fast.ops.reference.box_mean_pool import box_mean_pool
 from gkd_fast.ops.reference.encode_boxes import encode_boxes
+from gkd_fast.ops.reference.loss_terms import loss_terms
 from gkd_fast.ops.reference.masked_imitation import masked_imitation
 from gkd_fast.ops.reference.match_anchors import match_anchors
 from gkd_fast.ops.reference.matching_pursuit import matching_pursuit
@@ -21,6 +22,7 @@ __all__ = [
     "box_mean_pool",
     "channel_means",
     "encode_boxes",
+    "loss_terms",
     "masked_imitation",
     "match_anchors",
     "matching_pursuit",

@@ -29,46 +29,46 @@ class Kernel(triton.JITFunction):
     """A kernel whose multiplications and additions are fused, and whose compiled forms are found by few questions.
 
     Triton binds, types and specialises every argument at every launch, which takes the host longer than the launch.
-    Here a form is known by the device, the configuration, the dtypes and the kinds of numbers, and is started as Triton
-    itself ends in starting it, but for the hooks of its profiler. A launch that breaks the launchers' promise above, or
-    has larger integers, is left to Triton.
+    Here a form is known by the device, the configuration and the dtypes, and is started as Triton itself ends in
+    starting it, but for the hooks of its profiler. What starts it refuses a float for an integer, and takes an integer
+    for a float. A launch that breaks the launchers' promise above, or has larger integers, is left to Triton.
+
+    The parameters are pointers, integers, floats and constants, in this order.
     """
 
     @functools.cached_property
-    def _forms(self) -> dict[tuple[Any, ...], Any]:
+    def _forms(self) -> dict[tuple[Any, ...], tuple[Any, int]]:
+        """Compiled forms, and how many of their numbers are integers."""
         return {}
 
     @functools.cached_property
     def _order(self) -> tuple[int, list[str]]:
-        """How many pointers the parameters begin with, and the names of the constants that they end with."""
-        kinds = [2 if p.is_constexpr else int(not p.name.endswith("_ptr")) for p in self.params]
-        if kinds != sorted(kinds):
-            raise TypeError(f"{self.__name__}: expected pointers, numbers, constants, got {self.arg_names}")
-        return kinds.count(0), [p.name for p in self.params if p.is_constexpr]
+        """How many pointers there are, and the names of the constants."""
+        return sum(n.endswith("_ptr") for n in self.arg_names), [p.name for p in self.params if p.is_constexpr]
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         """What launches it on a grid, and returns its compiled form."""
         return functools.partial(self._start, grid)
 
     def _start(self, grid: tuple[int, ...], *arguments: Any, **configuration: Any) -> Any:
-        pointers, constants = self._order
+        pointers, names = self._order
         tensors, numbers = arguments[:pointers], arguments[pointers:]
         addresses = [tensor.data_ptr() for tensor in tensors]
-        aligned = not functools.reduce(operator.or_, addresses, 0) % 16
-        listed = aligned and max([n for n in numbers if type(n) is int], default=0) <= LARGEST
+        constants = [configuration[name] for name in names]
         device = torch.cuda.current_device()
-        key = (device, *configuration.items(), *[tensor.dtype for tensor in tensors], *map(type, numbers))
-        form = self._forms.get(key) if listed else None
-        if form is not None:
+        schedule = configuration["num_warps"], configuration["num_stages"]
+        key = (device, *schedule, *constants, *[tensor.dtype for tensor in tensors])
+        form, integers = self._forms.get(key) or (None, sum(isinstance(n, int) for n in numbers))
+        listed = max(numbers[:integers], default=0) <= LARGEST and not functools.reduce(operator.or_, addresses) % 16
+        if form is not None and listed:
             x, y, z = (*grid, 1, 1)[:3]
             handles = form.function, form.packed_metadata, None, None, None
-            values = [configuration[name] for name in constants]
             stream = triton.runtime.driver.active.get_current_stream(device)
-            form.run(x, y, z, stream, *handles, *addresses, *numbers, *values)
+            form.run(x, y, z, stream, *handles, *addresses, *numbers, *constants)
             return form
         form = self.run(*arguments, grid=grid, warmup=False, **configuration, **FUSION)
         if listed:
-            self._forms[key] = form
+            self._forms[key] = form, integers
         return form
 
 

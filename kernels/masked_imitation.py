@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gkd_fast.kernels._launch import cdiv, on_device_of, ready
 from gkd_fast.kernels._pyramid import (
-    FORMATS,
     MOST,
     Pyramid,
     arranged,
@@ -454,28 +453,44 @@ def masked_imitation_backward(
     need: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of the maps in their dtypes and layouts; [0] where not needed."""
-    pyramids, wanted = (student, teacher), (need[: len(student)], need[len(student) :])
+    given, wanted = (student, teacher), (need[: len(student)], need[len(student) :])
+    with on_device_of(weights):
+        maps = _arranged(student, teacher)
+        targets = [_targets(*each) for each in zip(maps, wanted, strict=True)]
+        if any(need) and student[0].shape[0] and student[0].shape[1]:
+            _differentiate(maps, targets, wanted, weights, ready(gradient))
+        return [g for each in zip(given, maps, targets, wanted, strict=True) for g in _gradients(*each)]
+
+
+def _targets(source: Pyramid, need: Sequence[bool]) -> Pyramid:
+    """Where gradients are written; for one that is not needed its map stands, which is not written."""
+    if not any(need):
+        return source
+    targets = [torch.empty_like(m) if needed else m for m, needed in zip(source.maps, need, strict=True)]
+    return Pyramid(targets, source.layouts)
+
+
+def _gradients(given: Sequence[Tensor], source: Pyramid, target: Pyramid, need: Sequence[bool]) -> list[Tensor]:
+    """What was written, in the dtypes and layouts of the maps that were given."""
+    nothing = given[0].new_empty(0)
     gradients = []
-    for maps, own in zip(pyramids, wanted, strict=True):
-        none = maps[0].new_empty(0)
-        gradients.append([torch.empty_like(m) if needed else none for m, needed in zip(maps, own, strict=True)])
-    if any(need) and student[0].shape[0] and student[0].shape[1]:
-        with on_device_of(weights):
-            _differentiate(pyramids, gradients, wanted, weights, ready(gradient))
-    return [*gradients[0], *gradients[1]]
+    for own, m, written, needed in zip(given, source.maps, target.maps, need, strict=True):
+        if not needed:
+            gradients.append(nothing)
+        else:
+            gradients.append(written if m is own else torch.empty_like(own).copy_(written))
+    return gradients
 
 
 def _differentiate(
-    pyramids: Sequence[Sequence[Tensor]],
-    gradients: Sequence[list[Tensor]],
+    maps: tuple[Pyramid, Pyramid],
+    targets: list[Pyramid],
     need: Sequence[Sequence[bool]],
     weights: Tensor,
     slopes: Tensor,
 ) -> None:
-    """Fill the gradients [2][L], those that are needed."""
-    maps = _arranged(*pyramids)
-    targets = [_targets(*each) for each in zip(maps, gradients, need, strict=True)]
-    shapes = shapes_of(pyramids[0])
+    """Fill the gradients that are needed."""
+    shapes = shapes_of(maps[0].maps)
     for plan in _plans(shapes, maps[0].maps[0].dtype, maps[0].layouts, maps[1].layouts):
         wanted = [sum(need[i][level] << slot for slot, level in enumerate(plan.levels)) for i in plan.order]
         if any(wanted):
@@ -491,29 +506,6 @@ def _differentiate(
                 *shapes[0][:2],
                 **plan.configuration,
             )
-    for own, written, needed in zip(gradients, targets, need, strict=True):
-        for gradient, target, wanted in zip(own, written.maps, needed, strict=True):
-            if wanted and target is not gradient:
-                gradient.copy_(target)
-
-
-def _targets(source: Pyramid, gradients: list[Tensor], need: Sequence[bool]) -> Pyramid:
-    """Where to write gradients, in the layouts and dtype of their maps: themselves, or new memory if theirs are others.
-
-    For a gradient that is not needed its map stands, which is not written.
-    """
-    if not any(need):
-        return source
-    targets = [
-        m if not needed else g if _fits(g, m, layout) else torch.empty_like(m)
-        for m, layout, g, needed in zip(*source, gradients, need, strict=True)
-    ]
-    return Pyramid(targets, source.layouts)
-
-
-def _fits(gradient: Tensor, source: Tensor, layout: str) -> bool:
-    same = gradient.dtype == source.dtype and gradient.is_contiguous(memory_format=FORMATS[layout])
-    return same and not gradient.data_ptr() % 16
 
 
 def configurations() -> dict[str, KernelSpec]:

@@ -41,17 +41,6 @@ def paint_kernel(
     third_width,
     fourth_width,
     fifth_width,
-    first_stride,
-    second_stride,
-    third_stride,
-    fourth_stride,
-    fifth_stride,
-    first_size,
-    second_size,
-    third_size,
-    fourth_size,
-    fifth_size,
-    past_size,
     second_start,
     third_start,
     fourth_start,
@@ -63,8 +52,19 @@ def paint_kernel(
     all_sums,
     images,
     boxes,
-    base_size,
     trusted,
+    first_stride,
+    second_stride,
+    third_stride,
+    fourth_stride,
+    fifth_stride,
+    first_size,
+    second_size,
+    third_size,
+    fourth_size,
+    fifth_size,
+    past_size,
+    base_size,
     LAST: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_X: tl.constexpr,
@@ -174,11 +174,13 @@ class Painting(NamedTuple):
 
     Attributes:
         programs: of all its levels.
-        sizes: what the kernel's numbers begin with.
+        counts: what the kernel's integers begin with.
+        sizes: what its floats begin with.
         first_cell, first_program: of the launch among all.
     """
 
     programs: int
+    counts: list[int]
     sizes: list[float]
     first_cell: int
     first_program: int
@@ -196,8 +198,8 @@ def _paintings(shapes: tuple[torch.Size, ...], strides: tuple[float, ...]) -> li
         past = smallest_size(levels[-1] + 1) if levels[-1] + 1 < len(shapes) else float("inf")
         programs, starts = starts_of([counts[level] for level in levels])
         own = slots([float(strides[level]) for level in levels], 1.0)
-        numbers = [*slots(heights, 1), *slots(widths, 1), *own, *slots(sizes, past), past, *starts, first]
-        paintings.append(Painting(programs, numbers, first_cell, first_program))
+        integers, floats = [*slots(heights, 1), *slots(widths, 1), *starts, first], [*own, *slots(sizes, past), past]
+        paintings.append(Painting(programs, integers, floats, first_cell, first_program))
         cells = sum(height * width for height, width in zip(heights, widths, strict=True))
         first_cell, first_program = first_cell + shapes[0][0] * cells, first_program + programs
     return paintings
@@ -229,15 +231,16 @@ def paint(
             weights if trust is None else trust,
             weights,
             sums,
-            *painting.sizes,
+            *painting.counts,
             painting.first_cell,
             weights.shape[1],
             first_sum + painting.first_program,
             sums.shape[1],
             shapes[0][0],
             boxes.shape[0],
-            float(base_size),
             int(trust is not None),
+            *painting.sizes,
+            float(base_size),
             **_configuration(last),
         )
 

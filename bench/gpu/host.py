@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +22,25 @@ from bench.operators.case import Case, Setting
 from bench.operators.cases import CASES, default_loss
 from bench.operators.shapes import DTYPES, SHAPES
 
-HOST_CASES: dict[str, Callable[[Setting], Case]] = {**CASES, "default_loss": default_loss}
-"""Every operator, the loss that the published loop computes, and the one with the defaults."""
+
+def compiled(build: Callable[[Setting], Case]) -> Callable[[Setting], Case]:
+    """The case with its fused pass compiled by Inductor, into one graph."""
+
+    def build_compiled(setting: Setting) -> Case:
+        case = build(setting)
+        (fused,) = (i for i in case.implementations if i.name == "fused")
+        call = torch.compile(fused.call, fullgraph=True, dynamic=False)
+        return replace(case, implementations=[replace(fused, call=call)])
+
+    return build_compiled
+
+
+COMPILED: dict[str, Callable[[Setting], Case]] = {
+    "compiled_distill_loss": compiled(CASES["distill_loss"]),
+    "compiled_default_loss": compiled(default_loss),
+}
+HOST_CASES: dict[str, Callable[[Setting], Case]] = {**CASES, "default_loss": default_loss, **COMPILED}
+"""Every operator, the loss that the published loop computes, the one with the defaults, and both compiled."""
 
 WARM_UP = 5  # passes, of which the first compile
 ROUNDS, PASSES = 15, 20

@@ -73,7 +73,6 @@ __global__ void __launch_bounds__(kThreads) sweep(const __grid_constant__ Batche
         if (kept[0] >> i & 1) bits |= overlaps[static_cast<int64_t>(first + i) * call.words + later];
       struck[later] = bits;
     }
-    __syncthreads();
   }
   if (thread() > 0) return;
   call.counts[image] = count;

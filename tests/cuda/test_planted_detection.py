@@ -114,6 +114,7 @@ MISTAKES = [
     ("batched_nms.cu", "`others[i].group == own.group`", "true", suppression, VALUES),
     ("batched_nms.cu", "`groups[order[rank]] < 0`", "false", suppression, VALUES),
     ("batched_nms.cu", "`alive &= ~own[i];`", None, suppression, VALUES),
+    ("batched_nms.cu", "`__syncthreads();`\n    if (thread() == 0) {", None, suppression, SCHEDULES),
     ("batched_nms.cu", "kept[0] = chosen;\n    }\n    `__syncthreads();`", None, suppression, SCHEDULES),
     ("batched_nms.cu", "`if (rank >= call.places) return;`", None, suppression, ADDRESS),
     ("anchor_losses.cu", "`match < -1`", "false", focal, VALUES),

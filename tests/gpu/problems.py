@@ -224,6 +224,21 @@ def soft_label_divergence(count: int = BOXES) -> Problem:
     )
 
 
+def loss_terms(count: int = BOXES) -> Problem:
+    """With as many levels."""
+    g = torch.Generator().manual_seed(7)
+    leaves = [torch.rand(shape, generator=g, dtype=torch.float64) for shape in ((count,), (2, count), ())]
+    exact = [4 * torch.rand(2, count, generator=g), 0.5 + torch.rand(count, generator=g), torch.tensor(7.0)]
+
+    def terms(sums: list[Tensor], _: list[Tensor], exact: list[Tensor]) -> Tensor:
+        wide = [each.to(torch.promote_types(each.dtype, torch.float32)) for each in sums]
+        counts, variances, rows = exact
+        options = {"weights": (5.0, 16.0, 8.0, 1.0), "least": 0.5, "variances": variances, "rows": rows}
+        return torch.stack(ops.loss_terms(*wide, counts, **options))
+
+    return Problem(leaves, [], exact, terms)
+
+
 PROBLEMS = {
     function.__name__: function
     for function in (
@@ -240,5 +255,6 @@ PROBLEMS = {
         smooth_l1_loss,
         background_trust,
         soft_label_divergence,
+        loss_terms,
     )
 }

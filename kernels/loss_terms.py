@@ -84,18 +84,19 @@ def loss_terms_backward_kernel(
     least,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of every level's discrepancy [], of squares [2,levels] and of the divergence [], from that of [4]."""
+    """Gradients of the discrepancy [levels], of squares [2,levels] and of the divergence [], from that of terms [4]."""
     kappa = tl.load(kappa_ptr, mask=attenuated != 0, other=1.0)
+    whole = kappa * global_weight * tl.load(gradient_ptr)
     foreground = kappa * foreground_weight * tl.load(gradient_ptr + 1)
     background = kappa * background_weight * tl.load(gradient_ptr + 2)
     for first in range(0, levels, BLOCK):
         level = first + tl.arange(0, BLOCK)
         inside = level < levels
+        tl.store(discrepancy_gradient_ptr + level, tl.where(inside, whole, 0.0), mask=inside)
         divisor = level_divisors(counts_ptr, variances_ptr, level, inside, measured, least)
         tl.store(squares_gradient_ptr + level, foreground / divisor, mask=inside)
         divisor = level_divisors(counts_ptr + levels, variances_ptr, level, inside, measured, least)
         tl.store(squares_gradient_ptr + levels + level, background / divisor, mask=inside)
-    tl.store(discrepancy_gradient_ptr, kappa * global_weight * tl.load(gradient_ptr))
     rows = tl.load(rows_ptr, mask=soft != 0, other=1.0)
     tl.store(divergence_gradient_ptr, soft_weight * tl.load(gradient_ptr + 3) / tl.where(rows < 1.0, 1.0, rows))
 
@@ -134,8 +135,8 @@ def loss_terms_backward(
     weights: list[float],
     least: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of every level's discrepancy [], of the squares [2,L] and of the divergence []."""
-    results = gradient.new_empty(()), torch.empty_like(counts), gradient.new_empty(())
+    """Gradients of the discrepancy [L], of the squares [2,L] and of the divergence []."""
+    results = gradient.new_empty(counts.shape[1]), torch.empty_like(counts), gradient.new_empty(())
     with on_device_of(counts):
         counts = ready(counts)
         tensors = [counts if tensor is None else ready(tensor) for tensor in (variances, rows, kappa)]

@@ -92,7 +92,7 @@ def _fake_backward(
     weights: list[float],
     least: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return gradient.new_empty(()), torch.empty_like(counts), gradient.new_empty(())
+    return gradient.new_empty(counts.shape[1]), torch.empty_like(counts), gradient.new_empty(())
 
 
 _FIXED = "Tensor counts, Tensor? variances, Tensor? rows, Tensor? kappa, float[] weights, float least"
@@ -124,8 +124,7 @@ class _Terms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         backward = implementation(_backward, ctx.backend, gradient.device)
-        of_level, squares, divergence = backward(gradient, *ctx.saved_tensors, *ctx.options)
-        gradients = of_level.expand(squares.shape[1]), squares, divergence
+        gradients = backward(gradient, *ctx.saved_tensors, *ctx.options)
         need = ctx.needs_input_grad[:3]
         return *(g if needed else None for g, needed in zip(gradients, need, strict=True)), *(None for _ in range(7))
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from gkd_fast.ops import reference
 from gkd_fast.ops._checks import accumulation_dtype, check_same_device, check_size, check_tensor
 from gkd_fast.ops._dispatch import backend_for, implementation
-from gkd_fast.ops._library import define
+from gkd_fast.ops._library import define, implement
 
 TERMS = 4
 
@@ -61,12 +61,12 @@ def loss_terms(
     double = accumulation_dtype(*[tensor.dtype for tensor in given]) == torch.float64
     kernels = ("cpu",) if double else ("cpu", "triton")
     backend = backend_for("loss_terms", squares.device, kernels)
-    if backend != "triton":  # C++ would gain nothing from some numbers
+    if backend != "triton":
         return reference.loss_terms(*inputs, kappa, weights, least)
-    weights = [float(weight) for weight in weights]
-    if not isinstance(kappa, Tensor):
-        weights, kappa = [*(kappa * weight for weight in weights[:-1]), weights[-1]], None
-    return _Terms.apply(*inputs, kappa, weights, float(least), backend).unbind()
+    attenuation = kappa if isinstance(kappa, Tensor) else None
+    factor = 1.0 if isinstance(kappa, Tensor) else kappa
+    weights = [*(float(factor * weight) for weight in weights[:-1]), float(weights[-1])]
+    return _Terms.apply(*inputs, attenuation, weights, float(least), backend).unbind()
 
 
 def _fake(
@@ -98,6 +98,47 @@ def _fake_backward(
 _FIXED = "Tensor counts, Tensor? variances, Tensor? rows, Tensor? kappa, float[] weights, float least"
 _forward = define(f"loss_terms(Tensor? discrepancy, Tensor squares, Tensor? divergence, {_FIXED}) -> Tensor", _fake)
 _backward = define(f"loss_terms_backward(Tensor gradient, {_FIXED}) -> (Tensor, Tensor, Tensor)", _fake_backward)
+
+
+def _on_cpu(
+    discrepancy: Tensor | None,
+    squares: Tensor,
+    divergence: Tensor | None,
+    counts: Tensor,
+    variances: Tensor | None,
+    rows: Tensor | None,
+    kappa: Tensor | None,
+    weights: list[float],
+    least: float,
+) -> Tensor:
+    fixed = counts, variances, rows, 1.0 if kappa is None else kappa, weights, least
+    return torch.stack(reference.loss_terms(discrepancy, squares, divergence, *fixed))
+
+
+def _backward_on_cpu(
+    gradient: Tensor,
+    counts: Tensor,
+    variances: Tensor | None,
+    rows: Tensor | None,
+    kappa: Tensor | None,
+    weights: list[float],
+    least: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    whole, foreground, background, soft = (w * g for w, g in zip(weights, gradient.unbind(), strict=True))
+    features = torch.stack([foreground, background])
+    if kappa is not None:
+        whole, features = kappa * whole, kappa * features
+    divisors = counts.clamp(min=least) if variances is None else counts.clamp(min=least) * variances
+    return (
+        whole.expand(counts.shape[1]).contiguous(),
+        features[:, None] / divisors,
+        soft if rows is None else soft / rows.clamp(min=1),
+    )
+
+
+# Some numbers: there is nothing that C++ would gain.
+implement(_forward, _on_cpu, "CPU")
+implement(_backward, _backward_on_cpu, "CPU")
 
 
 class _Terms(torch.autograd.Function):

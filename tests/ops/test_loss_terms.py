@@ -72,3 +72,18 @@ def test_one_graph():
     results = [function(*sums, counts=counts, rows=rows) for function in both]
     torch.testing.assert_close(*results)
     torch.testing.assert_close(*(torch.autograd.grad(result, sums) for result in results))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_opcheck_and_the_gradient_in_closed_form(missing):
+    (*sums, counts), variances, kappa = inputs(levels=1 if missing else 3)
+    fixed = counts, *((None,) * 3 if missing else (variances, kappa * 3, kappa)), list(WEIGHTS), 0.5
+    raw, given = torch.ops.gkd_fast, [each.detach() for each in sums]
+    torch.library.opcheck(raw.loss_terms.default, (*given, *fixed))
+    gradient = torch.arange(1.0, 5.0, dtype=torch.float64)
+    torch.library.opcheck(raw.loss_terms_backward.default, (gradient, *fixed))
+    if not missing:
+        options = {"weights": WEIGHTS, "least": 0.5, "variances": variances, "rows": kappa * 3, "kappa": kappa}
+        total = torch.stack(ops.loss_terms(*sums, counts, **options))
+        found = raw.loss_terms_backward(gradient, *fixed)
+        torch.testing.assert_close(found, torch.autograd.grad(total, sums, gradient))

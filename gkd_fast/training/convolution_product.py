@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 # Measured by `python -m bench.convolutions`.
-_POINTWISE_WEIGHTS = 2**13
+_POINTWISE_WEIGHTS = 2**14
 _POINTWISE_CELLS = 2**11
 _POINTWISE_CHANNELS = 64
 _LEAST_WEIGHTS = 2**17

@@ -62,7 +62,7 @@ def test_gradients_of_channels_last_weights_need_no_copy() -> None:
         (nn.Conv2d(128, 128, 3, padding=1), 16, False),
         (nn.Conv2d(64, 64, 3, padding=1), 4, False),
         (nn.Conv2d(8, 48, 1), 32, False),
-        (nn.Conv2d(96, 96, 1), 8, True),
+        (nn.Conv2d(96, 192, 1), 8, True),
         (nn.Conv2d(64, 12, 1), 8, False),
         (nn.Conv2d(64, 256, 1), 32, True),
         (nn.Conv2d(512, 512, 3, padding=2, dilation=2), 4, False),

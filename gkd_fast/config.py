@@ -78,7 +78,7 @@ class RunConfig:
     log_steps: Annotated[int, POSITIVE] = 10
     """Steps between two lines of metrics.jsonl."""
     checkpoint_steps: Annotated[int, POSITIVE] = 200
-    """Steps between two checkpoints within an epoch; every epoch ends with one."""
+    """Steps between two checkpoints; a training ends with one."""
     keep_checkpoints: Annotated[int, POSITIVE] = 3
     """The last checkpoints of each network's training that are kept."""
     sharding: Literal["ddp", "fsdp"] = "ddp"

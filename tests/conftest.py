@@ -8,6 +8,8 @@ from gkd_fast.cli.waiting import limit_spinning
 
 # Before any test loads torch: on a busy machine threads that spin at barriers take a hundred times as long.
 limit_spinning(os.environ)
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,14 +23,48 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, lr:
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if config.optimizer == "adamw":
-        return AdamW(trainable, lr=lr, weight_decay=config.weight_decay, fused=True)
+        return _in_one_pass(AdamW(trainable, lr=lr, weight_decay=config.weight_decay, fused=True))
     fused = not any(isinstance(parameter, DTensor) for parameter in trainable)
     optimizer = SGD(trainable, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
     if config.momentum:
         # Left to the first step, the momentum would stay uninitialised where that step is skipped.
         for parameter in trainable:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return _in_one_pass(optimizer)
+
+
+def _in_one_pass(optimizer: Optimizer) -> Optimizer:
+    """The optimiser, which during a step sees channels-last weights on the CPU as the contiguous tensors that they are.
+
+    torch's fused kernels copy all others there and back: of a step of ResNet-18 with 128 x 128 pixels a tenth.
+    """
+    turned: list[nn.Parameter] = []
+
+    def turn(order: tuple[int, ...]) -> None:
+        for parameter in turned:
+            gradient, parameter.grad = parameter.grad, None
+            parameter.data = parameter.data.permute(order)
+            parameter.grad = gradient.permute(order) if gradient is not None else None
+            state = optimizer.state.get(parameter, {})
+            state.update({k: v.permute(order) for k, v in state.items() if isinstance(v, Tensor) and v.dim() == 4})
+
+    def before(*step: Any) -> None:
+        turned[:] = filter(_is_channels_last, (p for group in optimizer.param_groups for p in group["params"]))
+        turn((0, 2, 3, 1))
+
+    def after(*step: Any) -> None:
+        turn((0, 3, 1, 2))
+
+    if optimizer.defaults["fused"]:
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
     return optimizer
+
+
+def _is_channels_last(parameter: nn.Parameter) -> bool:
+    if isinstance(parameter, DTensor) or parameter.device.type != "cpu" or parameter.dim() != 4:
+        return False
+    return parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
 
 
 def build_schedule(optimizer: Optimizer, config: OptimConfig, epochs: int, steps_per_epoch: int) -> LambdaLR:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.overrides import TorchFunctionMode
 
 from gkd_fast.config import RunConfig
 from gkd_fast.errors import InputError
+from gkd_fast.training.mixed_layers import MixedLayers
 
 
 def resolve_device(name: str) -> torch.device:
@@ -88,57 +88,6 @@ class Precision:
             bad = ~finite_terms | (bad & (scale <= 1))
             self.scaler.update()
         return finite, bad
-
-
-class MixedLayers(TorchFunctionMode):
-    """What autocast leaves to gain in convolutions and linear layers.
-
-    Frozen weights are converted once; autocast does so at every call. On a CPU depthwise convolutions of a stride run
-    in float32 where they get a gradient: that of their input takes 19 to 130 times as long in bfloat16 (oneDNN), of a
-    step of MobileNetV2 with 128 x 128 pixels a quarter.
-
-    Args:
-        device: of the networks.
-        dtype: of autocast.
-    """
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.device, self.dtype = device, dtype
-        self._converted: dict[int, tuple[Tensor, int, Tensor]] = {}
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function not in _LAYERS or not torch.is_autocast_enabled(self.device.type):
-            return function(*args, **kwargs)
-        if self.device.type == "cpu" and function is torch.conv2d and _is_strided_depthwise(*args, **kwargs):
-            with torch.autocast("cpu", enabled=False):
-                exact: list[Any] = [value.float() if isinstance(value, Tensor) else value for value in args]
-                return function(*exact, **kwargs).to(self.dtype)
-        return function(*map(self._frozen, args), **kwargs)
-
-    def _frozen(self, value: Any) -> Any:
-        """A frozen float32 weight in the dtype of autocast, converted anew only where it was changed."""
-        if type(value) is not nn.Parameter or value.requires_grad or value.dtype != torch.float32:
-            return value
-        weight, version, converted = self._converted.get(id(value), (None, -1, value))
-        if weight is not value or version != value._version or converted.device != value.device:
-            converted = value.detach().to(self.dtype)
-            self._converted[id(value)] = value, value._version, converted
-        return converted
-
-
-_LAYERS = (torch.conv2d, nn.functional.linear)
-
-
-def _is_strided_depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, *others: Any, **keywords: Any
-) -> bool:
-    if weight.shape[1] != 1 or len(weight) == 1 or keywords or not (torch.is_grad_enabled() and x.requires_grad):
-        return False
-    return max(stride if isinstance(stride, (tuple, list)) else (stride,)) > 1
 
 
 class RunningStatistics:

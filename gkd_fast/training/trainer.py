@@ -82,6 +82,7 @@ class Trainer:
             share=(parallel.rank(), parallel.world_size()),
         )
         self.steps_per_epoch = len(self.loader)
+        self.total = phase.epochs * self.steps_per_epoch
         self.update = TrainStep(
             adapter,
             config,
@@ -90,7 +91,7 @@ class Trainer:
             distiller,
             buckets,
             most=max(dataset.boxes_per_image(range(len(dataset))).values(), default=0),
-            steps=phase.epochs * self.steps_per_epoch,
+            steps=self.total,
         )
         self.schedule = build_schedule(self.update.optimizer, config.optim, phase.epochs, self.steps_per_epoch)
         self.states = States(
@@ -118,17 +119,16 @@ class Trainer:
             return self._fit()
 
     def _fit(self) -> float:
-        total = self.phase.epochs * self.steps_per_epoch
         self.adapter.model.train()
-        with closing(Progress(self.phase.name, total, self.step, show=parallel.is_main())) as progress:
-            while self.step < total:
+        with closing(Progress(self.phase.name, self.total, self.step, show=parallel.is_main())) as progress:
+            while self.step < self.total:
                 epoch = self.step // self.steps_per_epoch
                 if self.step % self.steps_per_epoch == 0:
                     self._refresh(epoch)
                 with deferred() as signal:
                     self._epoch(epoch, progress, signal)
         self._report_graphs()
-        return total * self.config.optim.batch_size / max(self.seconds, 1e-9)
+        return self.total * self.config.optim.batch_size / max(self.seconds, 1e-9)
 
     def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
         done = self.step % self.steps_per_epoch
@@ -143,14 +143,13 @@ class Trainer:
             if self.step % self.config.run.log_steps == 0:
                 self._log(epoch, progress)
             number = parallel.largest(signal.number)
-            if number or self.step % self.config.run.checkpoint_steps == 0:
+            if number or self.step % self.config.run.checkpoint_steps == 0 or self.step == self.total:
                 self.seconds += time.perf_counter() - started
                 self._save()
                 started = time.perf_counter()
             if number:
                 raise Interrupted(number)
         self.seconds += time.perf_counter() - started
-        self._save()
 
     def _step(self, batch: Batch, epoch: int) -> None:
         kappa = 1 - epoch / self.phase.epochs if self.config.distill.attenuation else 1.0
@@ -170,6 +169,7 @@ class Trainer:
         distiller, every = self.distiller, self.config.distill.refresh_epochs
         if distiller is None or not distiller.uses_prototypes or epoch % every:
             return
+        self._save()  # what a signal during the pass would lose
         started = time.perf_counter()
         with self.update.precision.autocast():
             bank, images = (distiller.refresh(), None) if self._harvested() else self._pass(distiller)

@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("name", ["run", "step", "coco_evaluation", "gpu_report", "gpu_check"])
+@pytest.mark.parametrize("name", ["run", "step", "coco_evaluation", "convolutions", "gpu_report", "gpu_check"])
 def test_every_command_is_there_under_its_name(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -117,6 +117,16 @@ def level_anchors(
     maps = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
     key = ("anchors", generator, size, maps, device)
     return remembered(key, lambda: _make_anchors(generator, size, maps, device))
+
+
+def place_anchors(model: nn.Module, device: torch.device) -> None:
+    """Put on the device what a detector makes its anchors from.
+
+    torchvision's generators do so in the first pass, for which a compiled step would be compiled once more.
+    """
+    for module in model.modules():
+        if isinstance(module, AnchorGenerator):
+            module.set_cell_anchors(torch.float32, device)
 
 
 def _make_anchors(

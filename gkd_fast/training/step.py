@@ -13,7 +13,7 @@ from gkd_fast import parallel
 from gkd_fast.config import Config
 from gkd_fast.data.buckets import SizeBuckets
 from gkd_fast.detectors import DetectorAdapter, StudentPass, plain_targets
-from gkd_fast.detectors.base import ground_truth_instances, sizes_of
+from gkd_fast.detectors.base import ground_truth_instances, place_anchors, sizes_of
 from gkd_fast.detectors.truth import BatchTargets, PaddedTruth
 from gkd_fast.distiller import Distiller
 from gkd_fast.methods.gkd import PrototypeBank
@@ -91,6 +91,8 @@ class TrainStep:
         self.compiled: CompiledStep[Any] | None = None
         graphs = most is not None and self.planting is None
         if self.auto.decided is not False and graphs and not is_sharded([*self.trainable, *teacher]):
+            for model in (adapter.model, distiller.teacher) if distiller else (adapter.model,):
+                place_anchors(model, device)
             self.compiled = CompiledStep(self._graph, config.data.size_buckets)
         self._bank: tuple[PrototypeBank, PrototypeBank] | None = None
 

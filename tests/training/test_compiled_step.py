@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_steps import CPU, make_config, make_step
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from gkd_fast.training import compile as compiling
 from gkd_fast.training.compile import AutoCompile, CompiledStep, pays
@@ -136,6 +137,18 @@ def test_evaluation_runs_uncompiled() -> None:
         step.adapter.model([batches[0][0][0] / 255])
     step.adapter.model.train()
     step(drawn(batches[1]), 1.0)
+    assert len(step.compiled.seconds) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_anchors_that_move_in_the_first_step_need_no_second_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU they come from the CPU; here from float64, which the first step changes as well."""
+    made = AnchorGenerator.generate_anchors
+    monkeypatch.setattr(AnchorGenerator, "generate_anchors", lambda *of, **how: made(*of, **how).double())
+    step, batches = make_step(make_config("retinanet", run={"compile": "on"}), distilled=False)
+    for _ in range(2):
+        step(drawn(batches[0]), 1.0)
+    assert step.compiled is not None
     assert len(step.compiled.seconds) == 1
 
 

@@ -18,13 +18,15 @@ from gkd_fast.detectors.proposals import Samples, proposal_losses, propose, regi
 from gkd_fast.detectors.suppression import postprocess_regions, region_proposals
 from gkd_fast.detectors.truth import PaddedTruth, Target, row_images, row_numbers
 from gkd_fast.instances import Instances, SoftPairs
+from gkd_fast.ops._dispatch import constant
 from gkd_fast.ops.multiscale_roi_align import infer_stride
 from gkd_fast.ops.reference.multiscale_roi_align import assign_level
 
 
-def _has_roi_align(device: torch.device) -> bool:
+@constant
+def _has_roi_align(device: str) -> bool:
     """Whether our RoIAlign has a kernel there; its reference is slower than torchvision's kernel."""
-    return device.type == "cpu" or (device.type == "cuda" and ops.backends()["cuda"] == "available")
+    return device == "cpu" or (device == "cuda" and ops.backends()["cuda"] == "available")
 
 
 class FasterRCNNAdapter:
@@ -68,7 +70,7 @@ class FasterRCNNAdapter:
         )
 
     def _roi_align(self) -> nn.Module:
-        own = _has_roi_align(next(self.model.parameters()).device)
+        own = _has_roi_align(next(self.model.parameters()).device.type)
         return self.roi_align if own else self.model.roi_heads.box_roi_pool
 
     def batch(self, images: list[Tensor], size: tuple[int, int] | None = None) -> ImageList:

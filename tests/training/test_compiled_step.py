@@ -13,6 +13,7 @@ import torch
 from tiny_steps import CPU, make_config, make_step
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from gkd_fast.detectors.faster_rcnn import _has_roi_align
 from gkd_fast.training import compile as compiling
 from gkd_fast.training.compile import AutoCompile, CompiledStep, pays
 from gkd_fast.training.step import TrainStep
@@ -150,6 +151,16 @@ def test_anchors_that_move_in_the_first_step_need_no_second_graph(monkeypatch: p
         step(drawn(batches[0]), 1.0)
     assert step.compiled is not None
     assert len(step.compiled.seconds) == 1
+
+
+def test_the_choice_of_roi_align_is_no_part_of_the_graph() -> None:
+    """It looks at files and at the driver for a GPU, which a graph cannot."""
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        return x + int(_has_roi_align("cuda"))
+
+    compiled = torch.compile(chosen, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.zeros(2)), chosen(torch.zeros(2)))
 
 
 def test_a_run_off_or_without_room_for_boxes_is_not_compiled() -> None:

@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gkd_fast.config import OptimConfig
+from gkd_fast.ops._pyramid import is_channels_last
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig, lr: float) -> Optimizer:
@@ -49,7 +50,7 @@ def _in_one_pass(optimizer: Optimizer) -> Optimizer:
             state.update({k: v.permute(order) for k, v in state.items() if isinstance(v, Tensor) and v.dim() == 4})
 
     def before(*step: Any) -> None:
-        turned[:] = filter(_is_channels_last, (p for group in optimizer.param_groups for p in group["params"]))
+        turned[:] = filter(_is_copied, (p for group in optimizer.param_groups for p in group["params"]))
         turn((0, 2, 3, 1))
 
     def after(*step: Any) -> None:
@@ -61,10 +62,10 @@ def _in_one_pass(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def _is_channels_last(parameter: nn.Parameter) -> bool:
+def _is_copied(parameter: nn.Parameter) -> bool:
     if isinstance(parameter, DTensor) or parameter.device.type != "cpu" or parameter.dim() != 4:
         return False
-    return parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous()
+    return is_channels_last(parameter)
 
 
 def build_schedule(optimizer: Optimizer, config: OptimConfig, epochs: int, steps_per_epoch: int) -> LambdaLR:

@@ -26,15 +26,15 @@ class OptimConfig:
 
     epochs: Annotated[int, POSITIVE, MAIN] = 4
     """Epochs of the student, alone and distilled."""
-    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 12
+    teacher_epochs: Annotated[int, POSITIVE, MAIN] = 9
     """Epochs of the teacher, where no checkpoint is given."""
-    batch_size: Annotated[int, POSITIVE, MAIN] = 8
+    batch_size: Annotated[int, POSITIVE, MAIN] = 4
     """Images a step."""
     optimizer: Annotated[Literal["sgd", "adamw"], MAIN] = "adamw"
     """SGD (momentum 0.9) or AdamW."""
     lr: Annotated[float, POSITIVE, MAIN] = 2e-3
     """Learning rate after warm-up."""
-    teacher_lr: Annotated[float, POSITIVE, MAIN] = 2e-3
+    teacher_lr: Annotated[float, POSITIVE, MAIN] = 1e-3
     """Learning rate of the teacher's own training."""
     momentum: float = 0.9
     """Momentum of SGD."""

@@ -1,4 +1,4 @@
-"""Batch normalisation of a frozen network folded into the convolutions before it."""
+"""What stands before and behind batch normalisation; that of a frozen network folded into its convolutions."""
 
 from __future__ import annotations
 
@@ -30,16 +30,37 @@ def fold_batch_norm(network: nn.Module) -> int:
     Returns:
         The number of layers folded.
     """
-    try:
-        nodes = list(_Tracer().trace(network).nodes)
-    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError):
-        return 0
     modules = dict(network.named_modules())
+    nodes = _nodes(network)
     pairs = [(str(node.args[0].target), str(node.target)) for node in nodes if _follows_convolution(node, modules)]
     for conv_name, norm_name in pairs:
         _replace(network, conv_name, _folded(modules[conv_name], modules[norm_name]))
         _replace(network, norm_name, nn.Identity())
     return len(pairs)
+
+
+def activated_norms(network: nn.Module) -> list[tuple[nn.BatchNorm2d, nn.Module]]:
+    """Each batch normalisation whose output only one module sees, with that module.
+
+    Args:
+        network: such as a backbone with its pyramid; one that torch.fx cannot trace has none.
+    """
+    modules = dict(network.named_modules())
+    return [
+        (modules[str(node.target)], modules[str(next(iter(node.users)).target)])
+        for node in _nodes(network)
+        if node.op == "call_module"
+        and type(modules[str(node.target)]) is nn.BatchNorm2d
+        and len(node.users) == _calls(node.graph, str(node.target)) == 1
+        and next(iter(node.users)).op == "call_module"
+    ]
+
+
+def _nodes(network: nn.Module) -> list[Node]:
+    try:
+        return list(_Tracer().trace(network).nodes)
+    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError):
+        return []
 
 
 def _follows_convolution(node: Node, modules: dict[str, nn.Module]) -> bool:

@@ -17,6 +17,7 @@ from gkd_fast import parallel
 from gkd_fast.detectors.folding import activated_norms
 from gkd_fast.ops.batch_norm import batch_norm
 from gkd_fast.ops.depthwise_convolution import depthwise_convolution
+from gkd_fast.ops.max_pool import max_pool
 from gkd_fast.training.convolution_product import Window
 
 _Pair = int | tuple[int, ...] | list[int]
@@ -29,13 +30,14 @@ class MixedLayers(TorchFunctionMode):
     """Runs the layers of autocast in the ways that are fastest, to the same numbers but for rounding.
 
     Frozen weights are converted once, those in training all at once; autocast does so at every call, one by one.
-    Batch normalisation counts its batches for all layers at once. On a CPU three kinds of layers leave torch's kernels:
+    Batch normalisation counts its batches for all layers at once. On a CPU some layers leave torch's kernels:
 
     - Small maps under many weights are matrix products, without oneDNN's reordering of all weights at every call: of a
       step of ResNet-18 with 128 x 128 pixels a third.
     - Depthwise convolutions of a stride: oneDNN's gradient of their input takes 19 to 130 times as long in bfloat16 as
       in float32, of a step of MobileNetV2 with 128 x 128 pixels a quarter.
     - Batch normalisation with the ReLU or ReLU6 behind it is one operator, and of large maps without one as well.
+    - Pooling in frozen networks finds the largest values alone, not where they lie.
 
     Args:
         device: of the networks.
@@ -62,6 +64,7 @@ class MixedLayers(TorchFunctionMode):
             functional.batch_norm: self._normalisation,
             functional.hardtanh: self._activation,
             functional.relu: self._activation,
+            functional.max_pool2d: self._pooling,
             torch.Tensor.add_: self._count,
         }
 
@@ -127,6 +130,24 @@ class MixedLayers(TorchFunctionMode):
     def _activation(self, function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """An activation; nothing where batch normalisation has done it already."""
         return x if x is self._activated else function(x, *args, **kwargs)
+
+    def _pooling(
+        self,
+        function: Callable[..., Tensor],
+        x: Tensor,
+        size: _Pair,
+        stride: _Pair | None = None,
+        padding: _Pair = 0,
+        dilation: _Pair = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Tensor:
+        (side, wide), (step, across), (edge, beside) = map(_pair, (size, stride or size, padding))
+        alike = side == wide and step == across and edge == beside and set(_pair(dilation)) == {1}
+        trained = torch.is_grad_enabled() and x.requires_grad
+        if trained or ceil_mode or return_indices or not alike or not _is_channels_last_on_cpu(x):
+            return function(x, size, stride, padding, dilation, ceil_mode, return_indices)
+        return max_pool(x, side, stride=step, padding=edge)
 
     def _count(self, function: Callable[..., Tensor], counter: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._counters.get(id(counter)) is not counter:

@@ -140,3 +140,16 @@ def test_norms_in_evaluation_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None
         want = student.backbone(maps)
         with torch.no_grad(), MixedLayers(CPU, torch.bfloat16, student):
             torch.testing.assert_close(student.backbone(maps), want, rtol=0.02, atol=0.02)
+
+
+def test_frozen_networks_pool_without_places() -> None:
+    maps = torch.randn(2, 4, 9, 9).to(memory_format=torch.channels_last)
+    pools = [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d((3, 2))]
+    for pool in pools:
+        for grad in (False, True):
+            x = maps.clone().requires_grad_(grad)
+            with torch.autocast("cpu", dtype=torch.bfloat16), MixedLayers(CPU, torch.bfloat16), Launches() as launches:
+                found = pool(x)
+            assert torch.equal(found, pool(x))
+            own = pool in pools[:2] and not grad
+            assert launches.kernels["max_pool"] == own

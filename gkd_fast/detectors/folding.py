@@ -32,7 +32,7 @@ def fold_batch_norm(network: nn.Module) -> int:
     """
     modules = dict(network.named_modules())
     nodes = _nodes(network)
-    pairs = [(str(node.args[0].target), str(node.target)) for node in nodes if _follows_convolution(node, modules)]
+    pairs = [(_before(node), str(node.target)) for node in nodes if _follows_convolution(node, modules)]
     for conv_name, norm_name in pairs:
         _replace(network, conv_name, _folded(modules[conv_name], modules[norm_name]))
         _replace(network, norm_name, nn.Identity())
@@ -45,15 +45,16 @@ def activated_norms(network: nn.Module) -> list[tuple[nn.BatchNorm2d, nn.Module]
     Args:
         network: such as a backbone with its pyramid; one that torch.fx cannot trace has none.
     """
-    modules = dict(network.named_modules())
-    return [
-        (modules[str(node.target)], modules[str(next(iter(node.users)).target)])
-        for node in _nodes(network)
-        if node.op == "call_module"
-        and type(modules[str(node.target)]) is nn.BatchNorm2d
-        and len(node.users) == _calls(node.graph, str(node.target)) == 1
-        and next(iter(node.users)).op == "call_module"
-    ]
+    modules: dict[str, Any] = dict(network.named_modules())
+    found = []
+    for node in _nodes(network):
+        norm = modules[str(node.target)] if node.op == "call_module" else None
+        users = list(node.users)
+        if type(norm) is not nn.BatchNorm2d or len(users) != 1 or users[0].op != "call_module":
+            continue
+        if _calls(node.graph, str(node.target)) == 1:
+            found.append((norm, modules[str(users[0].target)]))
+    return found
 
 
 def _nodes(network: nn.Module) -> list[Node]:
@@ -73,6 +74,11 @@ def _follows_convolution(node: Node, modules: dict[str, nn.Module]) -> bool:
         and type(modules[str(before.target)]) is nn.Conv2d
         and all(_calls(node.graph, str(module.target)) == 1 for module in (before, node))
     )
+
+
+def _before(node: Node) -> str:
+    before: Any = node.args[0]
+    return str(before.target)
 
 
 def _calls(graph: torch.fx.Graph, name: str) -> int:

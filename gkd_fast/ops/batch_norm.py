@@ -46,8 +46,8 @@ def batch_norm(
     """
     check_tensor("maps", maps, "[N,C,H,W]")
     exact = accumulation_dtype(maps.dtype)
-    given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    given = {name: value for name, value in given.items() if value is not None}
+    named = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    given = {name: value for name, value in named.items() if value is not None}
     for name, value in given.items():
         check_tensor(name, value, "[C]", exact)
         check_size(name, "C", value.shape[0], maps.shape[1])

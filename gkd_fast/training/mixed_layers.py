@@ -79,7 +79,7 @@ class MixedLayers(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         self._converted, self._activated = {}, None
         self._add_counted()
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _convolution(
         self,
@@ -208,11 +208,11 @@ def _convert(values: Iterable[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]
     return tuple(converted)
 
 
-def _trained_weights(modules: Iterable[nn.Module], device: torch.device) -> list[nn.Parameter]:
+def _trained_weights(modules: Iterable[nn.Module], device: torch.device) -> list[Tensor]:
     """What autocast converts, but for what stays float32 here."""
     layers = [module for module in modules if isinstance(module, (nn.Conv2d, nn.Linear))]
     kept = [layer for layer in layers if not (device.type == "cpu" and _stays_exact(layer))]
-    weights = [weight for layer in kept for weight in (layer.weight, layer.bias) if weight is not None]
+    weights: list[Tensor] = [w for layer in kept for w in (layer.weight, layer.bias) if w is not None]
     return [w for w in weights if w.requires_grad and w.dtype == torch.float32 and not isinstance(w, DTensor)]
 
 

@@ -131,9 +131,9 @@ template <class T, class A>
 void pool_interleaved(const FeatureMap& map, const Roi<A>& roi, int64_t first, int64_t count, A* pooled) {
   constexpr int W = kWidth<A>;
   const int64_t bins = roi.rows.bins() * roi.columns.bins();
-  for (int64_t k = 0; k < count; k += 2 * W) {
+  for (int64_t k = 0, channels = 0; k < count; k += channels) {
     const T* image = map.row<T>(roi.image, first + k, 0);
-    const int64_t channels = std::min<int64_t>(2 * W, count - k);
+    channels = count - k >= 2 * W ? 2 * W : std::min<int64_t>(W, count - k);
     for (int64_t bin = 0; bin < bins; ++bin) {
       const int64_t r = bin / roi.columns.bins(), c = bin % roi.columns.bins();
       A sums[2 * W] = {};
@@ -145,6 +145,10 @@ void pool_interleaved(const FeatureMap& map, const Roi<A>& roi, int64_t first, i
         });
         store(sums, left);
         store(sums + W, right);
+      } else if (channels == W) {
+        Vec<A> sum{};
+        for_each_cell(map, roi, r, c, [&](int64_t offset, A weight) { sum += weight * load_vector(image + offset); });
+        store(sums, sum);
       } else {
         for_each_cell(map, roi, r, c, [&](int64_t offset, A weight) {
           for (int64_t j = 0; j < channels; ++j) sums[j] += weight * static_cast<A>(image[offset + j]);

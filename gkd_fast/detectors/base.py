@@ -15,6 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from gkd_fast.detectors.constants import remembered
 from gkd_fast.detectors.truth import BatchTargets, Target
 from gkd_fast.instances import Instances, image_numbers
+from gkd_fast.ops.normalise_images import normalise_images
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ def normalised_batch(
         height, width = (-(-max(sides) // multiple) * multiple for sides in zip(*sizes, strict=True))
         size = height, width
     device, whole = images[0].device, not images[0].is_floating_point()
+    if whole and device.type == "cpu":
+        statistics = tuple(transform.image_mean), tuple(transform.image_std)
+        values = remembered(("bytes", statistics), lambda: _values_of_bytes(*statistics))
+        return ImageList(normalise_images(images, values, size), sizes)
     dtype = torch.float32 if whole else images[0].dtype
     batch = torch.empty(len(images), 3, *size, dtype=dtype, device=device, memory_format=torch.channels_last)
     # Images of one size are copied at once. Autograd refuses changes in place of the views that iteration gives.
@@ -73,6 +78,12 @@ def normalised_batch(
         if width < size[1]:
             padded[..., :height, width:].zero_()
     return ImageList(batch, sizes)
+
+
+def _values_of_bytes(mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """float32 [3,256], what torchvision's transform makes of each value of a colour."""
+    shares = torch.arange(256, dtype=torch.float32).div(255).expand(3, -1)
+    return shares.sub(torch.tensor(mean)[:, None]).div(torch.tensor(std)[:, None])
 
 
 def sizes_of(images: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

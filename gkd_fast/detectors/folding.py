@@ -1,4 +1,4 @@
-"""Batch normalisation of a frozen network folded into the convolutions before it."""
+"""What stands before and behind batch normalisation; that of a frozen network folded into its convolutions."""
 
 from __future__ import annotations
 
@@ -30,16 +30,38 @@ def fold_batch_norm(network: nn.Module) -> int:
     Returns:
         The number of layers folded.
     """
-    try:
-        nodes = list(_Tracer().trace(network).nodes)
-    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError):
-        return 0
     modules = dict(network.named_modules())
-    pairs = [(str(node.args[0].target), str(node.target)) for node in nodes if _follows_convolution(node, modules)]
+    nodes = _nodes(network)
+    pairs = [(_before(node), str(node.target)) for node in nodes if _follows_convolution(node, modules)]
     for conv_name, norm_name in pairs:
         _replace(network, conv_name, _folded(modules[conv_name], modules[norm_name]))
         _replace(network, norm_name, nn.Identity())
     return len(pairs)
+
+
+def activated_norms(network: nn.Module) -> list[tuple[nn.BatchNorm2d, nn.Module]]:
+    """Each batch normalisation whose output only one module sees, with that module.
+
+    Args:
+        network: such as a backbone with its pyramid; one that torch.fx cannot trace has none.
+    """
+    modules: dict[str, Any] = dict(network.named_modules())
+    found = []
+    for node in _nodes(network):
+        norm = modules[str(node.target)] if node.op == "call_module" else None
+        users = list(node.users)
+        if type(norm) is not nn.BatchNorm2d or len(users) != 1 or users[0].op != "call_module":
+            continue
+        if _calls(node.graph, str(node.target)) == 1:
+            found.append((norm, modules[str(users[0].target)]))
+    return found
+
+
+def _nodes(network: nn.Module) -> list[Node]:
+    try:
+        return list(_Tracer().trace(network).nodes)
+    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError):
+        return []
 
 
 def _follows_convolution(node: Node, modules: dict[str, nn.Module]) -> bool:
@@ -52,6 +74,11 @@ def _follows_convolution(node: Node, modules: dict[str, nn.Module]) -> bool:
         and type(modules[str(before.target)]) is nn.Conv2d
         and all(_calls(node.graph, str(module.target)) == 1 for module in (before, node))
     )
+
+
+def _before(node: Node) -> str:
+    before: Any = node.args[0]
+    return str(before.target)
 
 
 def _calls(graph: torch.fx.Graph, name: str) -> int:

@@ -53,7 +53,9 @@ class Window(NamedTuple):
         cells = x.permute(0, 2, 3, 1)
         if not self.is_pointwise:
             cells = _Patches.apply(cells, self, self.output(x))
-        return functional.linear(cells, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
+        # As rows: of cells that do not adjoin linear() would make a product each, and copies of the weights for it.
+        rows = functional.linear(cells.flatten(0, 2), weight.permute(0, 2, 3, 1).flatten(1), bias)
+        return rows.unflatten(0, cells.shape[:3]).permute(0, 3, 1, 2)
 
 
 class _Patches(torch.autograd.Function):

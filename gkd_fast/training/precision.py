@@ -29,15 +29,21 @@ def resolve_device(name: str) -> torch.device:
 
 
 class Precision:
-    """Autocast and, for fp16, the gradient scaler."""
+    """Autocast and, for fp16, the gradient scaler.
 
-    def __init__(self, run: RunConfig, device: torch.device) -> None:
+    Args:
+        run: the settings.
+        device: of the networks.
+        student: the detector in training, on the device.
+    """
+
+    def __init__(self, run: RunConfig, device: torch.device, student: nn.Module | None = None) -> None:
         if run.amp and run.amp_dtype == "fp16" and device.type == "cpu":
             raise InputError("--amp-dtype: fp16 needs a GPU; expected bf16 on the CPU")
         self.enabled = run.amp
         self.dtype = torch.float16 if run.amp_dtype == "fp16" else torch.bfloat16
         self.device = device
-        self._layers = MixedLayers(device, self.dtype)
+        self._layers = MixedLayers(device, self.dtype, student if run.amp else None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.amp and run.amp_dtype == "fp16")
 
     def autocast(self) -> torch.autocast:
@@ -71,13 +77,17 @@ class Precision:
         self.scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if clip_norm:
+        fused = bool(optimizer.defaults["fused"])
+        if clip_norm and fused and not isinstance(norm, DTensor):
+            # Fused optimisers divide by it as they go; the epsilon is that of torch's clipping.
+            setattr(optimizer, "grad_scale", ((norm + 1e-6) / clip_norm).clamp(min=1))  # noqa: B010 - of these alone
+        elif clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
         finite_terms = terms.detach().isfinite().all()
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
         finite = finite_terms & norm.isfinite()
-        if optimizer.defaults["fused"]:
+        if fused:
             setattr(optimizer, "found_inf", (~finite).float())  # noqa: B010 - of fused optimisers alone
             optimizer.step()
         elif finite:

@@ -77,7 +77,7 @@ class TrainStep:
         _channels_last([*self.trainable, *teacher])
         self.optimizer = build_optimizer(self.trainable, config.optim, lr)
         self.together = data_parallel(adapter.model, config, device)
-        self.precision = Precision(config.run, device)
+        self.precision = Precision(config.run, device, adapter.model)
         self.statistics = RunningStatistics(adapter.model)
         self.bad_steps = BadSteps(config.run.bad_steps, device)
         self.balance = None

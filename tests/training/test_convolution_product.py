@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.step.launches import Launches
 from gkd_fast.training.convolution_product import Window
 from gkd_fast.training.mixed_layers import MixedLayers
 
@@ -51,6 +52,17 @@ def test_gradients_of_channels_last_weights_need_no_copy() -> None:
     Window((3, 3), (1, 1), (1, 1)).convolve(torch.randn(1, 4, 4, 4), weight).sum().backward()
     assert weight.grad is not None
     assert weight.grad.stride() == weight.stride()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_one_product_without_copies_of_the_weights(case: str) -> None:
+    sides, channels, size, stride, padding = CASES[case]
+    x = torch.randn(2, 3, *sides).to(memory_format=torch.channels_last)
+    weight = torch.randn(channels, 3, *size)
+    with torch.no_grad(), Launches() as launches:
+        Window(size, pair(stride), pair(padding)).convolve(x, weight)
+    assert launches.kernels["mm"] == 1
+    assert launches.kernels["bmm"] == 0
 
 
 @pytest.mark.parametrize(

@@ -170,38 +170,26 @@ def test_fp16_needs_a_gpu() -> None:
         Precision(RunConfig(amp=True, amp_dtype="fp16"), CPU)
 
 
-class SavedDtypes:
-    """Dtypes of the maps and kernels that autograd keeps."""
-
-    def __init__(self) -> None:
-        self.found: set[torch.dtype] = set()
-
-    def __call__(self, kept: torch.Tensor) -> torch.Tensor:
-        if kept.dim() == 4:
-            self.found.add(kept.dtype)
-        return kept
-
-
-def test_strided_depthwise_convolutions_have_float32_gradients() -> None:
+def test_strided_depthwise_convolutions_are_our_own_where_they_get_a_gradient() -> None:
     precision = Precision(make_config(run={"amp": True}).run, CPU)
     x = torch.randn(2, 6, 9, 9, requires_grad=True)
     layers = {
-        "strided": torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6),
+        "strided": torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False),
         "dense": torch.nn.Conv2d(6, 6, 3, 2, 1),
         "plain": torch.nn.Conv2d(6, 6, 3, 1, 1, groups=6),
     }
     for name, layer in layers.items():
-        seen = SavedDtypes()
-        with precision.student_pass(), torch.autograd.graph.saved_tensors_hooks(seen, lambda kept: kept):
+        with precision.student_pass(), Launches() as launches:
             y = layer(x)
         assert y.dtype == torch.bfloat16
-        kept = torch.float32 if name == "strided" else torch.bfloat16
-        assert seen.found == {kept}
-        (gradient,) = torch.autograd.grad(y.float().square().sum(), x)
-        (exact,) = torch.autograd.grad(layer(x).square().sum(), x)
-        assert (gradient - exact).norm() < 0.02 * exact.norm()
-    with torch.no_grad(), precision.student_pass():
+        assert launches.kernels["depthwise_convolution"] == (name == "strided")
+        inputs = [x, layer.weight]
+        found = torch.autograd.grad(y.float().square().sum(), inputs)
+        for gradient, exact in zip(found, torch.autograd.grad(layer(x).square().sum(), inputs), strict=True):
+            assert (gradient - exact).norm() < 0.02 * exact.norm()
+    with torch.no_grad(), precision.student_pass(), Launches() as launches:
         assert layers["strided"](x).dtype == torch.bfloat16
+    assert launches.kernels["depthwise_convolution"] == 0
 
 
 def test_frozen_weights_are_converted_once_and_again_when_they_change() -> None:

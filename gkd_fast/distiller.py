@@ -29,7 +29,7 @@ from gkd_fast.methods.gkd.prototypes import merged
 from gkd_fast.methods.gkd.rings import candidates_from
 from gkd_fast.methods.units import TeacherUnits
 from gkd_fast.ops._checks import check_choice
-from gkd_fast.pyramids import infer_strides, pool, resized
+from gkd_fast.pyramids import infer_strides, one_dtype, pool, resized
 from gkd_fast.ranges import check_ranges
 from gkd_fast.watching import Run, Watched
 
@@ -64,7 +64,7 @@ class Distiller(nn.Module):
         logits: gives the class logits of both networks for each box, for soft labels; None: there are none.
         anchors: gives the student's anchors, which fgfi needs.
         refresh_steps: steps between two generations of the prototypes from what the last steps saw; None: `refresh`
-            alone generates them.
+            alone generates them, and has to before the first step.
         checked_steps: first steps in which the values of images, boxes and labels are looked at, for which the host
             waits for the device.
         detectors: student and teacher as `gkd_fast.detectors.adapt` gives them; `forward` then takes the student's
@@ -171,7 +171,7 @@ class Distiller(nn.Module):
             self._units.add(teacher)
         step = self._step(student, teacher, images, truth, own)
         if training and self.rings is not None:
-            self._remember(step, image_ids, flipped)
+            self.remember(self.embeddings(step), truth, step.strides, len(images), image_ids, flipped)
         terms = self._terms(step)
         self.steps += training
         if training and self._is_due():
@@ -201,7 +201,8 @@ class Distiller(nn.Module):
         if loader is None:
             if self.rings is None:
                 raise ValueError(
-                    "refresh: expected a loader, for no step is remembered without refresh_steps; got None"
+                    'refresh: expected a loader, for no step is remembered with prototypes_from="pass" and without '
+                    "refresh_steps; got None"
                 )
             find = partial(candidates_from, parallel.gather(self.rings.rows()), self.rings.strides)
         else:
@@ -334,7 +335,7 @@ class Distiller(nn.Module):
 
     def _step(self, student: list[Tensor], teacher: list[Tensor], images: Tensor, truth: Instances, own: Any) -> Step:
         size = images.shape[-2:]
-        if self.uses_prototypes and self.bank is None and self.rings is None:
+        if self.uses_prototypes and self.bank is None and not self.refresh_steps:
             raise RuntimeError("distiller: expected prototypes, call refresh first")
         alike = all(s.shape[2:] == t.shape[2:] for s, t in zip(student, teacher, strict=True))
         strides = tuple(self.strides or infer_strides(size, student))
@@ -387,20 +388,31 @@ class Distiller(nn.Module):
         return dataclasses.replace(step, weights=weights)
 
     @torch.no_grad()
-    def _remember(self, step: Step, *columns: Sequence[Any] | Tensor | None) -> None:
+    def embeddings(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Of a step's instances in both spaces, float32 [L,B,C_S] and [L,B,C_T]."""
         with torch.autocast(step.images.device.type, enabled=False):
             student, teacher = (
-                pool([feature.float() for feature in levels], step.truth, strides, self.settings.negative)
+                pool(one_dtype(levels), step.truth, strides, self.settings.negative, exact=True)
                 for levels, strides in ((step.student, step.strides), (step.teacher_own, step.teacher_strides))
             )
-        ids, mirrored = (
-            None if column is None else torch.as_tensor(column).to(step.images.device, non_blocking=True)
-            for column in columns
-        )
+        return student, teacher
+
+    def remember(
+        self,
+        embeddings: tuple[Tensor, Tensor],
+        truth: Instances,
+        strides: Sequence[float],
+        images: int,
+        image_ids: Sequence[int] | Tensor | None,
+        flipped: Sequence[bool] | Tensor | None,
+    ) -> None:
+        """Keep the `embeddings` of a step of so many images, for the next prototypes; the rest as for `forward`."""
         assert self.rings is not None
-        self.rings.add(
-            student, teacher, step.truth, step.strides, images=len(step.images), image_ids=ids, flipped=mirrored
+        ids, mirrored = (
+            None if column is None else torch.as_tensor(column).to(self.device, non_blocking=True)
+            for column in (image_ids, flipped)
         )
+        self.rings.add(*embeddings, truth, strides, images=images, image_ids=ids, flipped=mirrored)
 
     def _is_due(self) -> bool:
         """Whether the prototypes are to be generated from the last steps now."""

@@ -21,7 +21,7 @@ from bench.step.parts import PARTS, Clock, time_parts
 from gkd_fast.data.loader import build_loader
 from gkd_fast.methods.gkd import ClassRings, generate_bank
 from gkd_fast.training.distilling import embed_ground_truth, passed_batches
-from gkd_fast.training.step import Batch
+from gkd_fast.training.step import Batch, TrainStep
 
 DETECTORS = ("faster_rcnn", "retinanet")
 EPOCH = 800  # images, all of them candidates: the most that prototypes can cost
@@ -136,13 +136,20 @@ def _collect(loop: Loop, batches: Sequence[Batch]) -> Any:
 
 
 def _harvest_seconds(loop: Loop, batches: Iterator[Batch]) -> float:
-    """Seconds that filling the rings takes in a step."""
-    distiller = loop.distiller
+    """Seconds that remembering the instances takes in a step that is not compiled."""
+    distiller, clock = loop.distiller, Clock()
+    names = ("embeddings", "remember")
     distiller.rings = ClassRings(len(distiller.classes), distiller.settings.capacity)
-    clock = Clock()
-    distiller._remember = clock.timed("data", distiller._remember, "teacher")
-    loop(next(batches), 1.0)
-    del distiller._remember
+    for name in names:
+        setattr(distiller, name, clock.timed("data", getattr(distiller, name), "teacher"))
+    if isinstance(loop, TrainStep):
+        compiled, loop.compiled = loop.compiled, None
+        loop(next(batches), 1.0)
+        loop.compiled = compiled
+    else:
+        loop(next(batches), 1.0)
+    for name in names:
+        delattr(distiller, name)
     distiller.rings = None
     return clock.seconds["data"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -88,15 +88,21 @@ def distilled_terms(distiller: Distiller, own: StudentPass, images: Tensor, kapp
     """
     distiller.attenuation = kappa
     truth = ground_truth_instances(own.targets)
+    image_ids, flipped = ids_and_flips(own.targets)
     return distiller(
         images,
         truth.boxes,
         truth.labels,
         truth.image_index,
-        image_ids=[target["image_id"] for target in own.targets],
-        flipped=[bool(target.get("flipped", False)) for target in own.targets],
+        image_ids=image_ids,
+        flipped=flipped,
         own=own,
     )
+
+
+def ids_and_flips(targets: Sequence[dict[str, Any]]) -> tuple[list[int], list[bool]]:
+    """The images' numbers in the data set, and whether they are mirrored."""
+    return [target["image_id"] for target in targets], [bool(target.get("flipped", False)) for target in targets]
 
 
 def graph_terms(
@@ -106,8 +112,11 @@ def graph_terms(
     truth: Instances,
     kappa: Tensor,
     bank: PrototypeBank | None,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
     """The same as a function of tensors whose sizes do not depend on data; changes nothing of the distiller.
+
+    Returns:
+        The terms, and `Distiller.embeddings` of the ground truth where the distiller is to remember them.
 
     Args:
         distiller: of the student.
@@ -127,7 +136,7 @@ def graph_terms(
     if bank is not None and "gkd_global" in terms:
         # A mean over all prototypes, of which those that fill up the bank add nothing.
         terms["gkd_global"] = terms["gkd_global"] * (bank.student.shape[1] / bank.class_offsets[-1])
-    return terms
+    return terms, None if distiller.rings is None else distiller.embeddings(step)
 
 
 def padded_bank(bank: PrototypeBank | None) -> PrototypeBank | None:

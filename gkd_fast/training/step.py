@@ -17,9 +17,10 @@ from gkd_fast.detectors.base import ground_truth_instances, place_anchors, sizes
 from gkd_fast.detectors.truth import BatchTargets, PaddedTruth
 from gkd_fast.distiller import Distiller
 from gkd_fast.methods.gkd import PrototypeBank
+from gkd_fast.pyramids import infer_strides
 from gkd_fast.training.balance import Balance, gradient_norms
 from gkd_fast.training.compile import AutoCompile, CompiledStep
-from gkd_fast.training.distilling import distilled_terms, graph_terms, padded_bank
+from gkd_fast.training.distilling import distilled_terms, graph_terms, ids_and_flips, padded_bank
 from gkd_fast.training.distributed import data_parallel, is_sharded, prepare_student
 from gkd_fast.training.optim import build_optimizer
 from gkd_fast.training.planting import Planting
@@ -137,21 +138,25 @@ class TrainStep:
         attenuation = torch.full((), kappa, device=self.device)
         sizes = sizes_of(images.image_sizes, self.device)
         arguments = images.tensors, sizes, targets.padded, attenuation, self._padded_bank()
-        features, terms = self.compiled(*arguments)
+        features, terms, embeddings = self.compiled(*arguments)
         if self.distiller:
             self.distiller.steps += 1
+            if embeddings:
+                truth, strides = targets.padded.instances(), infer_strides(images.tensors.shape[-2:], features)
+                self.distiller.remember(embeddings, truth, strides, len(targets), *ids_and_flips(targets))
         return features, terms
 
     def _graph(
         self, images: Tensor, sizes: Tensor, truth: PaddedTruth, kappa: Tensor, bank: PrototypeBank | None
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """All that lies between the images and the gradients."""
+    ) -> tuple[list[Tensor], dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+        """All that lies between the images and the gradients, and what the distiller is to remember."""
         with self.precision.autocast():
             own = self.adapter.tensor_pass(images, sizes, truth)
-            terms = _parts(own)
+            terms, embeddings = _parts(own), None
             if self.distiller:
-                terms |= graph_terms(self.distiller, own, images, truth.instances(), kappa, bank)
-            return own.features, terms
+                added, embeddings = graph_terms(self.distiller, own, images, truth.instances(), kappa, bank)
+                terms |= added
+            return own.features, terms, embeddings
 
     def _padded_bank(self) -> PrototypeBank | None:
         """The prototypes in a size that stays."""
@@ -165,14 +170,14 @@ class TrainStep:
         return self._bank[1]
 
     def _compiles(self) -> bool:
-        """Whether this step is a graph; one that measures gradients or the teacher's units or fills rings is not."""
+        """Whether this step is a graph; one that measures gradients or the teacher's units is not."""
         if self.compiled is None or not self.auto() or self._measures():
             return False
         distiller = self.distiller
         if distiller is None:
             return True
         waits = distiller.uses_prototypes and distiller.bank is None
-        return distiller.rings is None and not distiller.measures_units and not waits
+        return not distiller.measures_units and not waits
 
     def prepare(self, batch: Batch) -> tuple[ImageList, BatchTargets]:
         """The padded batch and the targets, on the device."""

@@ -141,9 +141,9 @@ def test_wrong_options_end_in_one_line(arguments: list[str], capsys: pytest.Capt
 def test_kernels_and_waits_of_the_main_job() -> None:
     rows = {(row.detector, row.variant): row for row in count(measure.DETECTORS, ["a", "b", "c"], MAIN_JOB)}
     assert all(row.waits == 0 for (_, variant), row in rows.items() if variant != "a")
-    for (_, variant), row in rows.items():
+    for (detector, variant), row in rows.items():
         if variant != "a":
-            assert row.kernels <= 1300
+            assert row.kernels <= {"faster_rcnn": 1300, "retinanet": 1340}[detector]
             assert row.kernels_detector <= 120
     assert rows["faster_rcnn", "a"].waits > 100
     assert rows["retinanet", "a"].waits > 100

@@ -260,7 +260,7 @@ def test_a_pass_takes_boxes_in_one_tensor() -> None:
 
 
 def test_without_steps_or_loader_there_is_nothing_to_generate_from() -> None:
-    _, _, distiller = make_pair(refresh_steps=None)
+    _, _, distiller = make_pair(refresh_steps=None, prototypes_from="pass")
     with pytest.raises(ValueError, match="refresh: expected a loader"):
         distiller.refresh()
     _, student, distiller = make_pair()

@@ -89,13 +89,17 @@ def test_a_compiled_step_computes_the_same(detector: str, method: str) -> None:
         for number, (batch, keep) in enumerate(zip([*batches, batches[0]], (None, 1, 0), strict=True)):
             terms.append({k: float(v) for k, v in step(drawn(batch, keep), 1 - number / 4).items()})
             step.distiller.bank = fewer(step.distiller.bank)
-        found.append((terms, [p.detach().clone() for p in step.trainable]))
-    (eager, eager_weights), (compiled, weights) = found
+        rings = step.distiller.rings
+        found.append((terms, [p.detach().clone() for p in step.trainable], rings.rows() if rings else {}))
+    (eager, eager_weights, eager_seen), (compiled, weights, seen) = found
     for number, (one, other) in enumerate(zip(eager, compiled, strict=True)):
         # Updates through batch normalisation enlarge roundings from step to step.
         assert one == pytest.approx(other, rel=1e-3 * 4**number, abs=1e-5)
     for one, other in zip(eager_weights, weights, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=5e-4)
+    assert bool(seen) == ("gkd" in method)
+    for name, one in eager_seen.items():
+        torch.testing.assert_close(one, seen[name], rtol=1e-2, atol=1e-2)
     assert len(step.compiled.seconds) == 1
 
 

@@ -60,6 +60,21 @@ def test_an_instance_seen_again_is_there_once_as_last_seen() -> None:
     assert torch.equal(found.student, newest["student"])
 
 
+def test_padding_is_not_kept() -> None:
+    padded, plain = ClassRings(2, 2), ClassRings(2, 2)
+    seen = add(padded, 0, [0, -1, 1, 0, -1, 0], [0, 0, 0, 1, 1, 1], [7, 3])
+    real = torch.tensor([0, 2, 3, 5])
+    instances = Instances(seen["boxes"][real], torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 0]))
+    embeddings = seen["student"][:, real], seen["teacher"][:, real]
+    plain.add(
+        *embeddings, instances, STRIDES, images=2, image_ids=torch.tensor([7, 3]), flipped=torch.tensor([False, True])
+    )
+    one, other = padded.rows(), plain.rows()
+    assert one["labels"].tolist() == [0, 0, 1]
+    for name in set(one) - {"places"}:  # padding lies behind the boxes of an image, here between them
+        assert torch.equal(one[name], other[name]), name
+
+
 def test_images_without_ids_are_all_kept() -> None:
     rings = ClassRings(2, 10)
     for seed in range(3):

@@ -50,7 +50,7 @@ class ClassRings:
 
         Args:
             student, teacher: embeddings [L,B,C_S], [L,B,C_T].
-            instances: B instances.
+            instances: B instances; those of class -1 are not kept.
             strides: of the levels, in pixels.
             images: N, of the batch.
             image_ids: int64 [N] on the device; None: unknown.
@@ -65,7 +65,7 @@ class ClassRings:
             "boxes": instances.boxes,
             "labels": labels,
             "image_ids": torch.full_like(image, _UNKNOWN) if image_ids is None else image_ids[image],
-            "places": _place_among(image, images),
+            "places": _place_among(image, images)[0],
             "flipped": torch.zeros_like(image, dtype=torch.bool) if flipped is None else flipped[image],
             "steps": torch.full_like(labels, self._steps),
         }
@@ -73,11 +73,11 @@ class ClassRings:
             self._counts = self._counts.to(labels.device)
             size = self.classes * self.capacity + 1
             self._tables = {name: row.new_zeros(size, *row.shape[1:]) for name, row in rows.items()}
-        place = _place_among(labels, self.classes)
-        found = (labels[:, None] == torch.arange(self.classes, device=labels.device)).sum(0)
-        slot = labels * self.capacity + (self._counts[labels] + place) % self.capacity
+        place, found = _place_among(labels, self.classes)
+        ring = labels.clamp(min=0)
+        slot = ring * self.capacity + (self._counts[ring] + place) % self.capacity
         # Of more instances than a ring holds only the last ones have places of their own.
-        slot = slot.where(place >= found[labels] - self.capacity, self.classes * self.capacity)
+        slot = slot.where((labels >= 0) & (place >= found[ring] - self.capacity), self.classes * self.capacity)
         for name, row in rows.items():
             self._tables[name].index_copy_(0, slot, row)
         self._counts += found
@@ -162,7 +162,7 @@ def candidates_from(parts: Sequence[dict[str, Tensor]], strides: tuple[float, ..
     )
 
 
-def _place_among(group: Tensor, groups: int) -> Tensor:
-    """[B], how many rows before each are of the same group, in 0..groups-1."""
+def _place_among(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """[B], how many rows before each are of the same group, any number for -1; and the rows of each group."""
     same = group[:, None] == torch.arange(groups, device=group.device)
-    return (same.cumsum(0) - 1).gather(1, group[:, None]).squeeze(1)
+    return (same.cumsum(0) - 1).gather(1, group.clamp(min=0)[:, None]).squeeze(1), same.sum(0)

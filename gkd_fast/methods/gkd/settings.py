@@ -30,9 +30,9 @@ class GKDSettings:
     """Most images from which the candidates of one class are taken in a pass."""
     refresh_epochs: Annotated[int, POSITIVE] = 1
     """Epochs between two generations of the prototypes."""
-    prototypes_from: Literal["pass", "harvest"] = "pass"
-    """Where the candidates are embedded: in a pass of their own over the candidate images, or in the training steps
-    (no extra cost, features as they were then; the first generation is by a pass)."""
+    prototypes_from: Literal["pass", "harvest"] = "harvest"
+    """Where the candidates are embedded: in the training steps (features as they were then; the first generation of a
+    run is by a pass), or in a pass of their own over the candidate images each time (published code)."""
     capacity: Annotated[int, POSITIVE] = 400
     """Candidates of each class that are remembered from the training steps, in each process."""
     relax_filters: bool = True
@@ -80,6 +80,7 @@ class GKDSettings:
 
 
 PUBLISHED: dict[str, Any] = {
+    "prototypes_from": "pass",
     "relax_filters": False,
     "repeat_picks": True,
     "student_statistics": "running",

@@ -26,6 +26,8 @@ from bench.measuring.passes import peak_extra_bytes
 from bench.step.loops import VARIANTS, Loop, Scale, make_data, make_loop
 from bench.step.measure import DETECTORS, cycle
 from gkd_fast.data.loader import build_loader
+from gkd_fast.errors import InputError
+from gkd_fast.methods import Method
 from gkd_fast.training.distilling import passed_batches
 from gkd_fast.training.step import TrainStep
 
@@ -73,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", help="of ours, with the default settings; default: as the published loop")
     parser.add_argument("--seconds", type=float, required=True, help="no loop is begun later")
     options = parser.parse_args(argv)
+    try:
+        Method.parse(options.method or "gkd", "--method")
+    except InputError as error:
+        parser.error(str(error))
     end = time.monotonic() + options.seconds
     if is_loaded():
         torch.backends.cudnn.enabled = False

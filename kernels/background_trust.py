@@ -150,14 +150,22 @@ def nearest_cosine(
 
 @unspecialised
 def background_trust_kernel(
-    first_ptr,
-    second_ptr,
-    third_ptr,
-    fourth_ptr,
-    fifth_ptr,
-    means_ptr,
-    units_ptr,
-    shifts_ptr,
+    student_first_ptr,
+    student_second_ptr,
+    student_third_ptr,
+    student_fourth_ptr,
+    student_fifth_ptr,
+    teacher_first_ptr,
+    teacher_second_ptr,
+    teacher_third_ptr,
+    teacher_fourth_ptr,
+    teacher_fifth_ptr,
+    student_means_ptr,
+    teacher_means_ptr,
+    student_units_ptr,
+    teacher_units_ptr,
+    student_shifts_ptr,
+    teacher_shifts_ptr,
     trust_ptr,
     first_cells,
     second_cells,
@@ -171,10 +179,13 @@ def background_trust_kernel(
     first_level,
     first_cell,
     images,
-    channels,
-    vectors,
+    first_space,
+    past_space,
+    student_channels,
+    teacher_channels,
+    student_vectors,
+    teacher_vectors,
     prototypes,
-    COMBINE: tl.constexpr,
     UNIT: tl.constexpr,
     LAYOUT: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -183,51 +194,64 @@ def background_trust_kernel(
     BLOCK_X: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """trust [cells]: largest cosines; where COMBINE, it holds the student's, and then what both give together."""
+    """trust [cells] from both spaces, or from one: the student's leaves its largest cosines there for the teacher's."""
     program = tl.program_id(0)
     slot = slot_of(program, second_start, third_start, fourth_start, fifth_start)
-    map_ptr = pick(slot, first_ptr, second_ptr, third_ptr, fourth_ptr, fifth_ptr)
+    student_ptr = pick(
+        slot, student_first_ptr, student_second_ptr, student_third_ptr, student_fourth_ptr, student_fifth_ptr
+    )
+    teacher_ptr = pick(
+        slot, teacher_first_ptr, teacher_second_ptr, teacher_third_ptr, teacher_fourth_ptr, teacher_fifth_ptr
+    )
     cells = pick(slot, first_cells, second_cells, third_cells, fourth_cells, fifth_cells)
     program -= pick(slot, 0, second_start, third_start, fourth_start, fifth_start)
     tiles = (cells + BLOCK_X - 1) // BLOCK_X
     image, x = (program // tiles).to(tl.int64), program % tiles * BLOCK_X + tl.arange(0, BLOCK_X)
-    padded, level = vectors * VECTOR, (first_level + slot).to(tl.int64)
-    mean_ptr = means_ptr + level * channels
-    own_units_ptr, shift_ptr = units_ptr + level * prototypes * padded, shifts_ptr + level * prototypes
-    if is_whole(cells, channels, UNIT, LAYOUT, LAYOUT):
-        cosine = nearest_cosine(
-            map_ptr, mean_ptr, own_units_ptr, shift_ptr, image, x, cells, channels, padded, prototypes,
-            UNIT, LAYOUT, OPERAND, PRECISION, BLOCK_P, BLOCK_X, BLOCK_C,
-        )  # fmt: skip
-    else:
-        cosine = nearest_cosine(
-            map_ptr, mean_ptr, own_units_ptr, shift_ptr, image, x, cells, channels, padded, prototypes,
-            1, LAYOUT, OPERAND, PRECISION, BLOCK_P, BLOCK_X, BLOCK_C,
-        )  # fmt: skip
     before = images.to(tl.int64) * cells_before(slot, first_cells, second_cells, third_cells, fourth_cells)
     place = trust_ptr + first_cell + before + image * cells + x
-    if COMBINE:
-        agreement = 1.0 - tl.abs(tl.load(place, mask=x < cells, other=0.0) - cosine)
+    level = (first_level + slot).to(tl.int64)
+    trust = tl.load(place, mask=(x < cells) & (first_space != 0), other=0.0)
+    for space in range(first_space, past_space):
+        of_teacher = space != 0
+        map_ptr = tl.where(of_teacher, teacher_ptr, student_ptr)
+        channels = tl.where(of_teacher, teacher_channels, student_channels)
+        padded = tl.where(of_teacher, teacher_vectors, student_vectors) * VECTOR
+        mean_ptr = tl.where(of_teacher, teacher_means_ptr, student_means_ptr) + level * channels
+        units_ptr = tl.where(of_teacher, teacher_units_ptr, student_units_ptr) + level * prototypes * padded
+        shift_ptr = tl.where(of_teacher, teacher_shifts_ptr, student_shifts_ptr) + level * prototypes
+        if is_whole(cells, channels, UNIT, LAYOUT, LAYOUT):
+            cosine = nearest_cosine(
+                map_ptr, mean_ptr, units_ptr, shift_ptr, image, x, cells, channels, padded, prototypes,
+                UNIT, LAYOUT, OPERAND, PRECISION, BLOCK_P, BLOCK_X, BLOCK_C,
+            )  # fmt: skip
+        else:
+            cosine = nearest_cosine(
+                map_ptr, mean_ptr, units_ptr, shift_ptr, image, x, cells, channels, padded, prototypes,
+                1, LAYOUT, OPERAND, PRECISION, BLOCK_P, BLOCK_X, BLOCK_C,
+            )  # fmt: skip
+        agreement = 1.0 - tl.abs(trust - cosine)
         # Not by a maximum, which would hide what is not a number.
-        cosine = tl.where(cosine < 0.0, 0.0, cosine) * tl.where(agreement < 0.0, 0.0, agreement)
-    tl.store(place, cosine, mask=x < cells)
+        both = tl.where(cosine < 0.0, 0.0, cosine) * tl.where(agreement < 0.0, 0.0, agreement)
+        trust = tl.where(of_teacher, both, cosine)
+    tl.store(place, trust, mask=x < cells)
 
 
 CENTRE = {"BLOCK_C": 256, "num_warps": 1, "num_stages": 1}
 
 
-def _trust_configuration(layout: str, dtype: torch.dtype, precision: str, *, combine: bool) -> dict[str, Any]:
+def _trust_configuration(layout: str, dtype: torch.dtype, precision: str) -> dict[str, Any]:
     shape = product_configuration(dtype, precision)
     del shape["BLOCK_B"]
-    own = {"COMBINE": combine, "UNIT": unit_of(dtype), "LAYOUT": layout}
+    own = {"UNIT": unit_of(dtype), "LAYOUT": layout}
     # Products of float32 are three: a quarter of the tile, so that nothing is spilled.
     return shape | own | {"BLOCK_X": 128 if dtype != torch.float32 else 32, "num_warps": 8}
 
 
 class Plan(NamedTuple):
-    """One launch over levels of the same layout: programs, numbers and constants."""
+    """One launch over levels of the same layout, of one space or both: programs, numbers and constants."""
 
     levels: range
+    spaces: range
     programs: int
     sizes: list[int]
     configuration: dict[str, Any]
@@ -235,18 +259,20 @@ class Plan(NamedTuple):
 
 @planned
 def _plans(
-    shapes: tuple[torch.Size, ...], dtype: torch.dtype, precision: str, layouts: tuple[str, ...], combine: bool
+    shapes: tuple[torch.Size, ...], types: tuple[tuple[torch.dtype, str], ...], *layouts: tuple[str, ...]
 ) -> list[Plan]:
-    images, channels = shapes[0][:2]
+    """The launches over maps of two spaces, whose types are dtypes and precisions."""
+    images = shapes[0][0]
     plans = []
     first = 0
-    for (layout,), levels in runs(layouts):
-        configuration = _trust_configuration(layout, dtype, precision, combine=combine)
+    for form, levels in runs(*layouts):
         cells = [shapes[level][2] * shapes[level][3] for level in levels]
-        programs, starts = starts_of([images * cdiv(n, configuration["BLOCK_X"]) for n in cells])
-        vectors = cdiv(channels, VECTOR.value)
-        sizes = [*slots(cells, 1), *starts, levels.start, first, images, channels, vectors]
-        plans.append(Plan(levels, programs, sizes, configuration))
+        alike = form[0] == form[1] and types[0] == types[1]
+        for spaces in [range(2)] if alike else [range(1), range(1, 2)]:
+            configuration = _trust_configuration(form[spaces.start], *types[spaces.start])
+            programs, starts = starts_of([images * cdiv(n, configuration["BLOCK_X"]) for n in cells])
+            sizes = [*slots(cells, 1), *starts, levels.start, first, images, spaces.start, spaces.stop]
+            plans.append(Plan(levels, spaces, programs, sizes, configuration))
         first += images * sum(cells)
     return plans
 
@@ -283,8 +309,7 @@ def background_trust(
             int(filled),
             **CENTRE,
         )
-        for number, (maps, *_) in enumerate(spaces):
-            _project(maps, means[number], units[number], shifts[number], trust, combine=number == 1)
+        _project((student, teacher), means, units, shifts, trust)
     return trust
 
 
@@ -294,22 +319,32 @@ def _new_units(maps: list[Tensor], prototypes: Tensor) -> Tensor:
     return maps[0].new_empty((levels, count, cdiv(channels, VECTOR.value) * VECTOR.value))
 
 
-def _project(maps: list[Tensor], means: Tensor, units: Tensor, shifts: Tensor, trust: Tensor, *, combine: bool) -> None:
-    pyramid, dtype = arranged(maps), maps[0].dtype
-    for plan in _plans(shapes_of(maps), dtype, product_precision(dtype), pyramid.layouts, combine):
-        tensors = *pyramid.of_launch(plan.levels), means, units, shifts, trust
-        background_trust_kernel[(plan.programs,)](*tensors, *plan.sizes, units.shape[1], **plan.configuration)
+def _project(
+    spaces: tuple[list[Tensor], list[Tensor]],
+    means: list[Tensor],
+    units: list[Tensor],
+    shifts: list[Tensor],
+    trust: Tensor,
+) -> None:
+    """Fill trust from the maps of both spaces."""
+    pyramids = [arranged(maps) for maps in spaces]
+    types = tuple([(maps[0].dtype, product_precision(maps[0].dtype)) for maps in spaces])
+    for plan in _plans(shapes_of(spaces[0]), types, *(pyramid.layouts for pyramid in pyramids)):
+        own = plan.spaces[0], plan.spaces[-1]
+        maps = [m for i in own for m in pyramids[i].of_launch(plan.levels)]
+        tensors = [pair[i] for pair in (means, units, shifts) for i in own]
+        sizes = [means[i].shape[1] for i in own] + [units[i].shape[2] // VECTOR.value for i in own]
+        background_trust_kernel[(plan.programs,)](
+            *maps, *tensors, trust, *plan.sizes, *sizes, shifts[0].shape[1], **plan.configuration
+        )
 
 
 def configurations() -> dict[str, KernelSpec]:
     """Every form in which each kernel can be launched."""
-    levels = [f"{name}_ptr" for name in ("first", "second", "third", "fourth", "fifth")]
+    maps = [f"{s}_{n}_ptr" for s in ("student", "teacher") for n in ("first", "second", "third", "fourth", "fifth")]
 
     def types(fn: triton.JITFunction, named: dict[str, str]) -> dict[str, str]:
         return {name: named.get(name, "*fp32" if name.endswith("_ptr") else "i32") for name in fn.arg_names}
-
-    def of_maps(kind: str) -> dict[str, str]:
-        return dict.fromkeys(levels, f"*{kind}") | {"units_ptr": f"*{kind}"}
 
     units = [
         types(centre_prototypes_kernel, {"student_units_ptr": f"*{student}", "teacher_units_ptr": f"*{teacher}"})
@@ -319,13 +354,14 @@ def configurations() -> dict[str, KernelSpec]:
     trust = [
         launch(
             background_trust_kernel,
-            types(background_trust_kernel, of_maps(kind)),
-            _trust_configuration(layout, dtype, precision, combine=combine),
+            types(
+                background_trust_kernel, dict.fromkeys((*maps, "student_units_ptr", "teacher_units_ptr"), f"*{kind}")
+            ),
+            _trust_configuration(layout, dtype, precision),
         )
         for layout in ("planes", "last")
         for dtype, kind in TYPES.items()
         for precision in precisions(dtype)
-        for combine in (False, True)
     ]
     centre = [launch(centre_prototypes_kernel, kinds, CENTRE) for kinds in units]
     return {

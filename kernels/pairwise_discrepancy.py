@@ -1,7 +1,8 @@
 """Global loss and robust weights: tiles of both networks' cosines that live in registers only.
 
-First the weight of every instance from the prototypes of its own class; with it the tiles of all prototypes
-know their terms. The gradient computes the tiles again.
+First the weight of every instance from the prototypes of its own class; with it the tiles of all prototypes know their
+terms. Where there will be a gradient they leave their slopes, one number a pair: to compute the tiles of both networks
+again would be two products more.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ from gkd_fast.kernels._launch import (
 )
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
 from gkd_fast.kernels.robust_weights import class_range, instance_weights
-from gkd_fast.kernels.unit_rows import inverse_lengths, normalise_backward
+from gkd_fast.kernels.unit_rows import normalise_backward
 
 PROGRAMS_WANTED = 512  # a few for every multiprocessor of a large device
 MOST_PARTS = 8  # of the gradient, each a buffer of its size in float32
@@ -116,6 +117,14 @@ def weighted_difference(
     return own - other * other_scale[:, None] * other_inverse[None, :]
 
 
+@triton.jit
+def slope_places(level, instances, prototypes, b, p):
+    """Places [BLOCK_B,BLOCK_P] in slopes [L,B,P filled up to whole VECTORs], and which there are."""
+    pitch = (prototypes + VECTOR - 1) // VECTOR * VECTOR
+    place = (level * instances + b)[:, None] * pitch + p[None, :]
+    return place, (b < instances)[:, None] & (p < pitch)[None, :]
+
+
 @unspecialised
 def discrepancy_kernel(
     student_ptr,
@@ -127,17 +136,19 @@ def discrepancy_kernel(
     student_inverse_ptr,
     teacher_inverse_ptr,
     sums_ptr,
+    slopes_ptr,
     instances,
     prototypes,
     student_vectors,
     teacher_vectors,
+    keep,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """sums [L,tiles] of the terms smooth_l1(omega cos_student, omega cos_teacher)."""
+    """sums [L,tiles] of the terms smooth_l1(omega cos_student, omega cos_teacher), and their slopes where to `keep`."""
     level = tl.program_id(1).to(tl.int64)
     columns = (prototypes + BLOCK_P - 1) // BLOCK_P
     b = tl.program_id(0) // columns * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -165,6 +176,8 @@ def discrepancy_kernel(
         BLOCK_C,
     )
     slope = tl.minimum(tl.maximum(difference, -1.0), 1.0)
+    place, inside = slope_places(level, instances, prototypes, b, p)
+    tl.store(slopes_ptr + place, slope, mask=inside & (keep != 0))
     terms = slope * (difference - 0.5 * slope)
     tl.store(sums_ptr + level * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(terms, 1), 0))
 
@@ -200,86 +213,54 @@ def discrepancy_mean_kernel(
 
 @unspecialised
 def discrepancy_backward_kernel(
-    own_ptr,
-    other_ptr,
-    own_prototypes_ptr,
-    other_prototypes_ptr,
-    own_scale_ptr,
-    other_scale_ptr,
-    own_inverse_ptr,
-    other_inverse_ptr,
+    prototypes_ptr,
+    inverse_ptr,
     omega_ptr,
+    slopes_ptr,
     parts_ptr,
     instances,
     prototypes,
-    own_vectors,
-    other_vectors,
-    OPERAND: tl.constexpr,
+    vectors,
+    sign,
     PRECISION: tl.constexpr,
-    GRADIENT_PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """parts [S,L,B,C] of the gradient of the sum of terms with respect to one network's unit embeddings."""
-    own_channels, other_channels = own_vectors * VECTOR, other_vectors * VECTOR
+    channels = vectors * VECTOR
     part, level = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    slices = (own_channels + BLOCK_D - 1) // BLOCK_D
+    slices = (channels + BLOCK_D - 1) // BLOCK_D
     b = tl.program_id(0) // slices * BLOCK_B + tl.arange(0, BLOCK_B)
     d = tl.program_id(0) % slices * BLOCK_D + tl.arange(0, BLOCK_D)
     row = level * instances + b
-    omega = tl.load(omega_ptr + row, mask=b < instances, other=0.0)
+    omega = sign * tl.load(omega_ptr + row, mask=b < instances, other=0.0)
 
     gradient = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
     for first in range(part * BLOCK_P, prototypes, tl.num_programs(1) * BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)
         column = level * prototypes + p
-        own_inverse = tl.load(own_inverse_ptr + column, mask=p < prototypes, other=0.0)
-        difference = weighted_difference(
-            own_ptr,
-            other_ptr,
-            own_prototypes_ptr,
-            other_prototypes_ptr,
-            own_scale_ptr,
-            other_scale_ptr,
-            own_inverse,
-            tl.load(other_inverse_ptr + column, mask=p < prototypes, other=0.0),
-            row,
-            b < instances,
-            column,
-            p < prototypes,
-            own_channels,
-            other_channels,
-            OPERAND,
-            PRECISION,
-            BLOCK_B,
-            BLOCK_P,
-            BLOCK_C,
-        )
-        slope = tl.minimum(tl.maximum(difference, -1.0), 1.0)
-        coefficient = omega[:, None] * slope * own_inverse[None, :]
-        vectors = tl.load(
-            own_prototypes_ptr + column[:, None] * own_channels + d[None, :],
-            mask=(p < prototypes)[:, None] & (d < own_channels)[None, :],
+        inverse = tl.load(inverse_ptr + column, mask=p < prototypes, other=0.0)
+        place, inside = slope_places(level, instances, prototypes, b, p)
+        slope = tl.load(slopes_ptr + place, mask=inside, other=0.0)
+        coefficient = omega[:, None] * slope * inverse[None, :]
+        prototype = tl.load(
+            prototypes_ptr + column[:, None] * channels + d[None, :],
+            mask=(p < prototypes)[:, None] & (d < channels)[None, :],
             other=0.0,
         )
-        gradient = tl.dot(coefficient, vectors.to(tl.float32), gradient, input_precision=GRADIENT_PRECISION)
-    place = (part * tl.num_programs(2).to(tl.int64) * instances + row)[:, None] * own_channels + d[None, :]
-    tl.store(parts_ptr + place, gradient, mask=(b < instances)[:, None] & (d < own_channels)[None, :])
+        gradient = tl.dot(coefficient, prototype.to(tl.float32), gradient, input_precision=PRECISION)
+    place = (part * tl.num_programs(2).to(tl.int64) * instances + row)[:, None] * channels + d[None, :]
+    tl.store(parts_ptr + place, gradient, mask=(b < instances)[:, None] & (d < channels)[None, :])
 
 
 MEAN = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
 
 
 def _backward_configuration(dtype: torch.dtype, precision: str, slice_size: int) -> dict[str, Any]:
-    return product_configuration(dtype, precision) | {
-        "GRADIENT_PRECISION": gradient_precision(dtype, precision),
-        "BLOCK_P": 32,
-        "BLOCK_D": slice_size,
-        "num_warps": 8,
-        "num_stages": 2,
-    }
+    precision = gradient_precision(dtype, precision)
+    shape = {"BLOCK_B": 32, "BLOCK_P": 32, "BLOCK_D": slice_size, "num_warps": 8, "num_stages": 2}
+    return {"PRECISION": precision} | shape
 
 
 def _slice_size(channels: int) -> int:
@@ -305,19 +286,22 @@ def pairwise_discrepancy(
     widths = s.shape[2] // VECTOR.value, t.shape[2] // VECTOR.value
     loss, inverse_pairs = (s.new_empty(levels, dtype=torch.float32) for _ in range(2))
     with on_device_of(s):
-        inverse = inverse_lengths(p, q)
-        omega, *scales = instance_weights(s, t, p, q, labels, class_offsets)
+        omega, *vectors = instance_weights(s, t, p, q, labels, class_offsets)
         configuration = product_configuration(s.dtype, product_precision(s.dtype))
         tiles = cdiv(instances, configuration["BLOCK_B"]) * cdiv(prototypes, configuration["BLOCK_P"])
-        sums = s.new_empty((levels, tiles), dtype=torch.float32)
+        sums = loss.new_empty((levels, tiles))
+        pitch = cdiv(prototypes, VECTOR.value) * VECTOR.value
+        keep = need_student or need_teacher
+        slopes = loss.new_empty((levels, instances, pitch) if keep else 0)
         if sums.numel():
+            results = sums, slopes if keep else sums
             discrepancy_kernel[(tiles, levels)](
-                s, t, p, q, *scales, *inverse, sums, instances, prototypes, *widths, **configuration
+                s, t, p, q, *vectors, *results, instances, prototypes, *widths, int(keep), **configuration
             )
         if levels:
             sizes = tiles, instances, prototypes, classes
             discrepancy_mean_kernel[(levels,)](sums, labels, class_offsets, loss, inverse_pairs, *sizes, **MEAN)
-    return loss, omega, [*scales, *inverse, inverse_pairs]
+    return loss, omega, [*vectors, inverse_pairs, slopes]
 
 
 def pairwise_discrepancy_backward(
@@ -333,33 +317,42 @@ def pairwise_discrepancy_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients in the embeddings' dtypes; [0] where not needed."""
     s, t, p, q = ready_vectors(student, teacher, student_prototypes, teacher_prototypes)
-    student_scale, teacher_scale, student_inverse, teacher_inverse, inverse_pairs = state
+    student_scale, teacher_scale, student_inverse, teacher_inverse, inverse_pairs, slopes = state
+    of_pairs = omega, slopes
     scale = loss_gradient, inverse_pairs
-    own = (s, p, student_scale, student_inverse), (t, q, teacher_scale, teacher_inverse)
+    student_gradient, teacher_gradient = s.new_empty(0), t.new_empty(0)
     with on_device_of(s):
-        student_gradient = _gradient(*own, omega, scale) if need_student else s.new_empty(0)
-        teacher_gradient = _gradient(*own[::-1], omega, scale) if need_teacher else t.new_empty(0)
+        if need_student:
+            student_gradient = _gradient(s, p, student_scale, student_inverse, *of_pairs, 1.0, scale)
+        if need_teacher:
+            teacher_gradient = _gradient(t, q, teacher_scale, teacher_inverse, *of_pairs, -1.0, scale)
     return like_input(student_gradient, student), like_input(teacher_gradient, teacher)
 
 
 def _gradient(
-    own: tuple[Tensor, ...], other: tuple[Tensor, ...], omega: Tensor, scale: tuple[Tensor, Tensor]
+    embeddings: Tensor,
+    prototypes: Tensor,
+    active: Tensor,
+    inverse: Tensor,
+    omega: Tensor,
+    slopes: Tensor,
+    sign: float,
+    scale: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """Of one network's embeddings; `own` and `other`: embeddings, prototypes, scale and inverse lengths."""
-    embeddings, prototypes = own[0], own[1].shape[1]
+    """Of one network's embeddings; active [L,B] is 0 for who takes no part, inverse [L,P] = 1 / |prototype|."""
     levels, instances, channels = embeddings.shape
-    configuration = _backward_configuration(
-        embeddings.dtype, product_precision(embeddings.dtype), _slice_size(channels)
-    )
+    precision = product_precision(embeddings.dtype)
+    configuration = _backward_configuration(embeddings.dtype, precision, _slice_size(channels))
     programs = cdiv(instances, configuration["BLOCK_B"]) * cdiv(channels, configuration["BLOCK_D"])
-    wanted = min(MOST_PARTS, cdiv(prototypes, configuration["BLOCK_P"]))
+    wanted = min(MOST_PARTS, cdiv(prototypes.shape[1], configuration["BLOCK_P"]))
     count = max(1, min(wanted, PROGRAMS_WANTED // max(1, programs * levels)))
     parts = embeddings.new_empty((count, levels, instances, channels), dtype=torch.float32)
     if parts.numel():
-        pairs = (tensor for pair in zip(own, other, strict=True) for tensor in pair)
-        sizes = instances, prototypes, channels // VECTOR.value, other[0].shape[2] // VECTOR.value
-        discrepancy_backward_kernel[(programs, count, levels)](*pairs, omega, parts, *sizes, **configuration)
-    return normalise_backward(parts, embeddings, own[2], scale)
+        sizes = instances, prototypes.shape[1], channels // VECTOR.value
+        discrepancy_backward_kernel[(programs, count, levels)](
+            prototypes, inverse, omega, slopes, parts, *sizes, sign, **configuration
+        )
+    return normalise_backward(parts, embeddings, active, scale)
 
 
 def configurations() -> dict[str, KernelSpec]:
@@ -368,8 +361,9 @@ def configurations() -> dict[str, KernelSpec]:
 
     def types(fn: triton.JITFunction, dtype: torch.dtype) -> dict[str, str]:
         """Embeddings and prototypes have the dtype, labels and offsets are int64, the rest is float32 or a size."""
-        vectors = [f"{a}{b}_ptr" for a in ("student", "teacher", "own", "other") for b in ("", "_prototypes")]
+        vectors = ["prototypes_ptr", *(f"{a}{b}_ptr" for a in ("student", "teacher") for b in ("", "_prototypes"))]
         named = dict.fromkeys(vectors, f"*{TYPES[dtype]}") | dict.fromkeys(("labels_ptr", "offsets_ptr"), "*i64")
+        named |= {"sign": "fp32"}
         return {name: named.get(name, "*fp32" if name.endswith("_ptr") else "i32") for name in fn.arg_names}
 
     def spec(fn: triton.JITFunction, configured: list[tuple[torch.dtype, dict[str, Any]]]) -> KernelSpec:

@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gkd_fast.kernels._launch import VECTOR, on_device_of, ready
+from gkd_fast.kernels._launch import VECTOR, cdiv, on_device_of, ready
 from gkd_fast.kernels._spec import TYPES, KernelSpec, launch, unspecialised
-from gkd_fast.kernels.unit_rows import inverse_of
+from gkd_fast.kernels.unit_rows import inverse_of, store_inverse_lengths
 
 
 @triton.jit
@@ -48,8 +48,8 @@ def best_cosine(vector_ptr, prototypes_ptr, first, past, channels, BLOCK_M: tl.c
     return tl.where(inverse == inverse, best, inverse), inverse
 
 
-@unspecialised
-def robust_weight_kernel(
+@triton.jit
+def store_robust_weight(
     student_ptr,
     teacher_ptr,
     student_prototypes_ptr,
@@ -59,17 +59,17 @@ def robust_weight_kernel(
     omega_ptr,
     student_scale_ptr,
     teacher_scale_ptr,
+    instance,
+    level,
     instances,
     prototypes,
     classes,
-    student_vectors,
-    teacher_vectors,
+    student_channels,
+    teacher_channels,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """omega [L,B], and omega / length of both embeddings, 0 for an instance that takes no part."""
-    instance, level = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    student_channels, teacher_channels = student_vectors * VECTOR, teacher_vectors * VECTOR
+    """omega of one instance and level, and omega / length of both embeddings, 0 if it takes no part."""
     row, column = level * instances + instance, level * prototypes
     first, past, label = class_range(labels_ptr, offsets_ptr, instance, True, classes, prototypes)
     if first < past:
@@ -99,6 +99,48 @@ def robust_weight_kernel(
         tl.store(omega_ptr + row, tl.where(label < 0, 0.0, 1.0))
         tl.store(student_scale_ptr + row, 0.0)
         tl.store(teacher_scale_ptr + row, 0.0)
+
+
+@unspecialised
+def robust_weight_kernel(
+    student_ptr,
+    teacher_ptr,
+    student_prototypes_ptr,
+    teacher_prototypes_ptr,
+    labels_ptr,
+    offsets_ptr,
+    omega_ptr,
+    student_scale_ptr,
+    teacher_scale_ptr,
+    student_inverse_ptr,
+    teacher_inverse_ptr,
+    instances,
+    prototypes,
+    classes,
+    student_vectors,
+    teacher_vectors,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+):
+    """omega and omega / length [L,B], a program each; by further ones 1 / length of both spaces' prototypes [L,P]."""
+    program, level = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    student_channels, teacher_channels = student_vectors * VECTOR, teacher_vectors * VECTOR
+    blocks, column = (prototypes + BLOCK_ROWS - 1) // BLOCK_ROWS, level * prototypes
+    if program < instances:
+        store_robust_weight(
+            student_ptr, teacher_ptr, student_prototypes_ptr, teacher_prototypes_ptr, labels_ptr, offsets_ptr,
+            omega_ptr, student_scale_ptr, teacher_scale_ptr, program, level, instances, prototypes, classes,
+            student_channels, teacher_channels, BLOCK_M, BLOCK_C,
+        )  # fmt: skip
+    elif program < instances + blocks:
+        own_ptr, inverse_ptr = student_prototypes_ptr + column * student_channels, student_inverse_ptr + column
+        block = program - instances
+        store_inverse_lengths(own_ptr, inverse_ptr, block, prototypes, student_channels, BLOCK_ROWS, BLOCK_C)
+    else:
+        own_ptr, inverse_ptr = teacher_prototypes_ptr + column * teacher_channels, teacher_inverse_ptr + column
+        block = program - instances - blocks
+        store_inverse_lengths(own_ptr, inverse_ptr, block, prototypes, teacher_channels, BLOCK_ROWS, BLOCK_C)
 
 
 @unspecialised
@@ -136,8 +178,9 @@ def row_weight_kernel(
         tl.store(omega_ptr + row, tl.where(label < 0, 0.0, 1.0))
 
 
-CONFIGURATION = {"BLOCK_M": 16, "BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
-ROW_CONFIGURATION = CONFIGURATION | {"BLOCK_M": 4}  # rows of any length are read one number at a time
+SCHEDULE = {"BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
+CONFIGURATION = SCHEDULE | {"BLOCK_M": 16, "BLOCK_ROWS": 4}
+ROW_CONFIGURATION = SCHEDULE | {"BLOCK_M": 4}  # rows of any length are read one number at a time
 
 
 def instance_weights(
@@ -147,12 +190,17 @@ def instance_weights(
     teacher_prototypes: Tensor,
     labels: Tensor,
     class_offsets: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """omega, omega / |student| and omega / |teacher|, float32 [L,B]; the last two 0 for who takes no part."""
+) -> tuple[Tensor, ...]:
+    """omega, omega / |student|, omega / |teacher| [L,B], 1 / |prototype| of both spaces [L,P], all float32.
+
+    The second and third are 0 for who takes no part; the last two mean nothing where there is no instance.
+    """
     levels, instances = student.shape[:2]
-    results = tuple(student.new_empty((levels, instances), dtype=torch.float32) for _ in range(3))
+    prototypes = student_prototypes.shape[1]
+    shapes = (instances,) * 3 + (prototypes,) * 2
+    results = tuple([student.new_empty((levels, count), dtype=torch.float32) for count in shapes])
     if levels * instances:
-        robust_weight_kernel[(instances, levels)](
+        robust_weight_kernel[(instances + 2 * cdiv(prototypes, CONFIGURATION["BLOCK_ROWS"]), levels)](
             student,
             teacher,
             student_prototypes,
@@ -161,7 +209,7 @@ def instance_weights(
             class_offsets,
             *results,
             instances,
-            student_prototypes.shape[1],
+            prototypes,
             class_offsets.shape[0] - 1,
             student.shape[2] // VECTOR.value,
             teacher.shape[2] // VECTOR.value,

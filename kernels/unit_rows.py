@@ -19,9 +19,11 @@ def inverse_of(square):
 
 
 @triton.jit
-def store_inverse_lengths(vectors_ptr, inverse_ptr, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """inverse [rows] = 1 / |vectors [rows,C]|, of one program's rows."""
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+def store_inverse_lengths(
+    vectors_ptr, inverse_ptr, block, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """inverse [rows] = 1 / |vectors [rows,C]|, of one block of rows."""
+    row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     pointers = vectors_ptr + row.to(tl.int64)[:, None] * channels
     squares = tl.zeros((BLOCK_ROWS, BLOCK_C), tl.float32)
     for first in range(0, channels, BLOCK_C):
@@ -46,11 +48,12 @@ def inverse_lengths_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """inverse [rows] = 1 / |vectors [rows,C]| of two matrices."""
+    block = tl.program_id(0)
     if tl.program_id(1) == 0:
-        store_inverse_lengths(vectors_ptr, inverse_ptr, rows, channel_vectors * VECTOR, BLOCK_ROWS, BLOCK_C)
+        store_inverse_lengths(vectors_ptr, inverse_ptr, block, rows, channel_vectors * VECTOR, BLOCK_ROWS, BLOCK_C)
     else:
         channels = other_channel_vectors * VECTOR
-        store_inverse_lengths(other_vectors_ptr, other_inverse_ptr, other_rows, channels, BLOCK_ROWS, BLOCK_C)
+        store_inverse_lengths(other_vectors_ptr, other_inverse_ptr, block, other_rows, channels, BLOCK_ROWS, BLOCK_C)
 
 
 @unspecialised

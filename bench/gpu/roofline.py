@@ -86,9 +86,9 @@ def _products(shape: Shape, dtype: torch.dtype) -> list[Cost]:
     return [
         Cost("prototype_projection", "forward", vectors + cosines, product, True),
         Cost("prototype_projection", "backward", cosines + 2 * vectors, 2 * product, True),
-        Cost("pairwise_discrepancy", "forward", 2 * vectors, 2 * product, True),
-        # The cosines of both spaces again, and the student's gradient.
-        Cost("pairwise_discrepancy", "backward", 2 * vectors + embeddings, 3 * product, True),
+        # The slope of every pair is kept for the student's gradient.
+        Cost("pairwise_discrepancy", "forward", 2 * vectors + cosines, 2 * product, True),
+        Cost("pairwise_discrepancy", "backward", cosines + vectors + embeddings, product, True),
     ]
 
 

@@ -26,6 +26,8 @@ from bench.measuring.passes import peak_extra_bytes
 from bench.step.loops import VARIANTS, Loop, Scale, make_data, make_loop
 from bench.step.measure import DETECTORS, cycle
 from gkd_fast.data.loader import build_loader
+from gkd_fast.errors import InputError
+from gkd_fast.methods import Method
 from gkd_fast.training.distilling import passed_batches
 from gkd_fast.training.step import TrainStep
 
@@ -70,8 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.steps", description=__doc__.splitlines()[0])
     parser.add_argument("--loop", nargs="+", choices=loops, required=True, metavar="DETECTOR:VARIANT")
     parser.add_argument("--quick", action="store_true", help="tiny networks and images, two steps")
+    parser.add_argument("--method", help="of ours, with the default settings; default: as the published loop")
     parser.add_argument("--seconds", type=float, required=True, help="no loop is begun later")
     options = parser.parse_args(argv)
+    try:
+        Method.parse(options.method or "gkd", "--method")
+    except InputError as error:
+        parser.error(str(error))
     end = time.monotonic() + options.seconds
     if is_loaded():
         torch.backends.cudnn.enabled = False
@@ -80,16 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if time.monotonic() > end:
             break
         detector, variant = loop.split(":")
-        print(json.dumps(asdict(measure_step(detector, variant, "tiny" if options.quick else "full"))), flush=True)
+        cost = measure_step(detector, variant, "tiny" if options.quick else "full", options.method)
+        print(json.dumps(asdict(cost)), flush=True)
         torch.compiler.reset()
     return 0
 
 
-def measure_step(detector: str, variant: str, scale: str) -> StepCost:
-    """One loop on the current CUDA device."""
+def measure_step(detector: str, variant: str, scale: str, method: str | None = None) -> StepCost:
+    """One loop on the current CUDA device; for the method see `make_loop`."""
     sizes = SCALES[scale]
     data = make_data(sizes)
-    loop = make_loop(variant, detector, sizes, data.classes, device="cuda")
+    loop = make_loop(variant, detector, sizes, data.classes, method=method, device="cuda")
     batches = list(build_loader(data, batch_size=sizes.batch, shuffle=False, seed=0, workers=0))
     loop.distiller.refresh(passed_batches(loop.adapter, batches, torch.device("cuda")))
     loop.adapter.model.train()
@@ -99,6 +107,8 @@ def measure_step(detector: str, variant: str, scale: str) -> StepCost:
         loop(next(endless), 1.0)
 
     with _possible_values(loop):
+        while loop.distiller.measures_units:  # such steps are not compiled
+            step()
         first_s = _seconds(lambda: [step() for _ in range(WARM_UP)])
         step_s = statistics.median(_seconds(step) for _ in range(STEPS[scale]))
         with asked_of_the_device() as asked:

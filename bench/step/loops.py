@@ -127,6 +127,7 @@ def make_loop(
     *,
     compiled: bool | None = None,
     published: bool = True,
+    method: str | None = None,
     device: str = "cpu",
 ) -> Loop:
     """The loop of a variant, by its key.
@@ -134,11 +135,14 @@ def make_loop(
     Args:
         compiled: None: as the variant says.
         published: whether all loops compute what the published one does; else ours distil with the default settings.
+        method: what ours distil by with the default settings; None: global knowledge.
     """
     compiled = VARIANTS[variant].compiled if compiled is None else compiled
-    published = published or variant == "a"
+    published = variant == "a" or (published and method is None)
     precision = VARIANTS[variant].amp
     config = make_config(detector, scale, amp=precision, compiled=compiled, published=published, device=device)
+    if method is not None:
+        config = changed(config, {"method": method})
     torch.manual_seed(0)
     teacher_spec, student_spec = specs(config.model)
     teacher, student = (build_detector(spec, len(classes)).train().to(device) for spec in (teacher_spec, student_spec))

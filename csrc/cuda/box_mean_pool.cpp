@@ -9,16 +9,14 @@ namespace {
 // A call with the tensors that it points into.
 struct BoundCall {
   BoundPyramid maps;
-  Tensor corners, image_index, cells, starts;
+  Tensor corners, image_index;
   BoxMeanPool call{};
 
   BoundCall(const std::vector<Tensor>& features, const Tensor& boxes, const Tensor& images,
             const std::vector<double>& strides, bool mirror)
       : maps(features),
         corners(torch::stable::contiguous(boxes)),
-        image_index(torch::stable::contiguous(images)),
-        cells(new_tensor(boxes, {maps.maps.levels, boxes.size(0), sizeof(BoxCells)}, ScalarType::Byte)),
-        starts(new_tensor(boxes, {maps.maps.images + 1}, ScalarType::Int)) {
+        image_index(torch::stable::contiguous(images)) {
     checked_int(boxes.size(0) * maps.maps.levels, "boxes of all levels");
     call.maps = maps.maps;
     call.boxes = static_cast<int>(boxes.size(0));
@@ -26,8 +24,6 @@ struct BoundCall {
     call.image_index = data<int64_t>(static_cast<const Tensor&>(image_index));
     for (size_t l = 0; l < strides.size(); ++l) call.strides[l] = static_cast<float>(strides[l]);
     call.mirror = mirror;
-    call.cells = data<BoxCells>(cells);
-    call.starts = data<int>(starts);
   }
 };
 
@@ -35,8 +31,10 @@ struct BoundCall {
 Tensor forward(std::vector<Tensor> features, const Tensor& boxes, const Tensor& image_index, std::vector<double> strides,
                bool mirror) {
   const OnDeviceOf device(boxes);
-  const BoundCall bound(features, boxes, image_index, strides, mirror);
+  BoundCall bound(features, boxes, image_index, strides, mirror);
   const Pyramid& maps = bound.call.maps;
+  Tensor cells = new_tensor(boxes, {maps.levels, boxes.size(0), sizeof(BoxCells)}, ScalarType::Byte);
+  bound.call.cells = data<BoxCells>(cells);
   Pyramid tile_sums = maps;
   std::vector<int64_t> places;
   int64_t floats = 0;

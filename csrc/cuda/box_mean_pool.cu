@@ -49,7 +49,7 @@ __device__ inline BoxCells cells_of(const BoxMeanPool& call, int level, int box,
 __global__ void __launch_bounds__(kThreads) place_boxes(const __grid_constant__ BoxMeanPool call, int* crowded) {
   const int image = static_cast<int>(blockIdx.x), level = static_cast<int>(blockIdx.y);
   float area = 0;
-  const int start = sort_group(
+  sort_group(
       call.boxes, image, [&](int box) { return image_of(call, box); },
       [&](int box, int position) {
         const BoxCells cells = cells_of(call, level, box, image);
@@ -57,12 +57,9 @@ __global__ void __launch_bounds__(kThreads) place_boxes(const __grid_constant__ 
         area += cells.area;
       });
   area = block_sum(area);
-  if (thread() > 0) return;
-  if (level == 0) call.starts[image] = start;
-  if (crowded && image < call.maps.images) {
-    const FeatureMap& map = call.maps.maps[level];
-    crowded[level * call.maps.images + image] = 2 * area >= static_cast<float>(map.height) * static_cast<float>(map.width);
-  }
+  if (thread() > 0 || image == call.maps.images) return;
+  const FeatureMap& map = call.maps.maps[level];
+  crowded[level * call.maps.images + image] = 2 * area >= static_cast<float>(map.height) * static_cast<float>(map.width);
 }
 
 // Sums of the channels of a block over rectangles, spread over its threads: in a planar map a warp has kLanes channels, its
@@ -196,29 +193,31 @@ __global__ void __launch_bounds__(kThreads, 4)
   });
 }
 
-// The boxes of an image that touch a tile, of up to kThreads boxes from `first` on: their places in `cells`, in order.
-__device__ inline int find_touching(const BoxCells* cells, int first, int past, const Tile& tile, int* touching) {
+// The boxes that touch a tile, of up to kThreads boxes from `first` on, in order. Each block works out what it needs of them,
+// which costs less than a launch that would sort them.
+__device__ inline int find_touching(const BoxMeanPool& call, int first, const Tile& tile, BoxCells* touching) {
   const int i = first + thread();
-  bool touches = false;
-  if (i < past) {
-    const BoxCells box = cells[i];
+  BoxCells box{};
+  bool touches = i < call.boxes && image_of(call, i) == tile.image;
+  if (touches) {
+    box = cells_of(call, tile.level, i, tile.image);
     touches = box.left < tile.right && box.right > tile.left && box.top < tile.bottom && box.bottom > tile.top;
   }
   const Rank rank = block_rank(touches);
-  if (touches) touching[rank.before] = i;
+  if (touches) touching[rank.before] = box;
   __syncthreads();
   return rank.total;
 }
 
 constexpr int kBatch = 32;  // boxes whose gradients are fetched together
 
-// shares[i][channel]: what box touching[i] gives to each of its cells.
-__device__ inline void fetch_shares(const BoxCells* cells, const int* touching, int count, const float* gradient,
-                                    int first_channel, int channels, float* shares) {
+// shares[i][channel]: what box i gives to each of its cells.
+__device__ inline void fetch_shares(const BoxCells* boxes, int count, const float* gradient, int first_channel, int channels,
+                                    float* shares) {
   const int channel = thread() % kTileChannels;
 #pragma unroll 1
   for (int i = thread() / kTileChannels; i < count; i += kThreads / kTileChannels) {
-    const BoxCells box = cells[touching[i]];
+    const BoxCells box = boxes[i];
     const bool exists = first_channel + channel < channels;
     shares[i * kTileChannels + channel] =
         exists ? gradient[static_cast<int64_t>(box.box) * channels + first_channel + channel] / box.area : 0.0f;
@@ -252,28 +251,24 @@ __device__ inline void add_box(GradientTile<T>& own, const BoxCells& box, const 
 
 // One block a tile of the gradient and kTileChannels channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads) gather_boxes(const __grid_constant__ BoxMeanPool call, const float* gradient) {
-  GKD_SHARED(int, touching, kThreads);
+__global__ void __launch_bounds__(kThreads, 3) gather_boxes(const __grid_constant__ BoxMeanPool call, const float* gradient) {
+  GKD_SHARED(BoxCells, touching, kThreads);
   GKD_SHARED(float, shares, kBatch * kTileChannels);
   const Tile tile = find_tile(call.maps, blockIdx.x);
   const FeatureMap& map = call.maps.maps[tile.level];
   const int first_channel = static_cast<int>(blockIdx.y) * kTileChannels, channels = call.maps.channels;
-  const int64_t first_row = static_cast<int64_t>(tile.level) * call.boxes;
-  const BoxCells* cells = call.cells + first_row;
-  const int past = call.starts[tile.image + 1];
+  const float* of_level = gradient + static_cast<int64_t>(tile.level) * call.boxes * channels;
   GradientTile<T> own;
   float everywhere[kVector<T>] = {};
-  for (int first = call.starts[tile.image]; first < past; first += kThreads) {
-    const int count = find_touching(cells, first, past, tile, touching);
+  for (int first = 0; first < call.boxes; first += kThreads) {
+    const int count = find_touching(call, first, tile, touching);
     for (int batch = 0; batch < count; batch += kBatch) {
       const int boxes = smaller(count - batch, kBatch);
-      fetch_shares(cells, touching + batch, boxes, gradient + first_row * channels, first_channel, channels, shares);
+      fetch_shares(touching + batch, boxes, of_level, first_channel, channels, shares);
       __syncthreads();
 #pragma unroll 1
-      for (int i = 0; i < boxes; ++i) {
-        const BoxCells box = cells[touching[batch + i]];
-        add_box(own, box, tile, map.planar, shares + i * kTileChannels, everywhere);
-      }
+      for (int i = 0; i < boxes; ++i)
+        add_box(own, touching[batch + i], tile, map.planar, shares + i * kTileChannels, everywhere);
       __syncthreads();
     }
   }
@@ -284,17 +279,12 @@ __global__ void __launch_bounds__(kThreads) gather_boxes(const __grid_constant__
   own.store(map, tile, first_channel, channels);
 }
 
-void place(const BoxMeanPool& call, int* crowded, void* stream) {
-  const dim3 grid(call.maps.images + 1, call.maps.levels);
-  GKD_LAUNCH(place_boxes, grid, kThreads, stream, call, crowded);
-}
-
 template <class T>
 void forward(const BoxMeanPool& call, const Pyramid& tile_sums, int* crowded, float* means, void* stream) {
   const unsigned chunks = ceil_div(call.maps.channels, kTileChannels);
   const unsigned tiles = static_cast<unsigned>(count_tiles(call.maps)), boxes = call.maps.levels * call.boxes;
   if (chunks == 0 || boxes == 0) return;
-  place(call, crowded, stream);
+  GKD_LAUNCH(place_boxes, dim3(call.maps.images + 1, call.maps.levels), kThreads, stream, call, crowded);
   if (tiles > 0) GKD_LAUNCH(sum_tiles<T>, dim3(tiles, chunks), kThreads, stream, call.maps, tile_sums, crowded);
   GKD_LAUNCH(pool_boxes<T>, dim3(boxes, chunks), kThreads, stream, call, tile_sums, crowded, means);
 }
@@ -304,7 +294,6 @@ void backward(const BoxMeanPool& call, const float* gradient, void* stream) {
   const unsigned chunks = ceil_div(call.maps.channels, kTileChannels);
   const unsigned tiles = static_cast<unsigned>(count_tiles(call.maps));
   if (chunks == 0 || tiles == 0) return;
-  place(call, nullptr, stream);
   GKD_LAUNCH(gather_boxes<T>, dim3(tiles, chunks), kThreads, stream, call, gradient);
 }
 

@@ -21,9 +21,7 @@ struct BoxMeanPool {
   const int64_t* image_index;  // [B]
   float strides[kMaxLevels];
   bool mirror;
-  // Written by place_boxes.
-  BoxCells* cells;  // [L,B], by image
-  int* starts;      // [N+1]: where the boxes of an image begin in each level
+  BoxCells* cells;  // [L,B], by image: written and read by the forward pass
 };
 
 // Each returns what went wrong, or null. `tile_sums` has the shape of the maps in tiles, and room for floats; `crowded` [L,N].

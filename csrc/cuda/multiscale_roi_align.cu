@@ -6,7 +6,8 @@
 //
 // Backward, each tile of the gradient gathers from the boxes that touch it. The weights of rows and columns are independent:
 // gradient[y][x] = sum_r rows[r][y] sum_c columns[c][x] g[r][c], so that a thread keeps the inner sum of a bin row for all of
-// its rows. No addition is atomic, where scattering would need one for each of the 16 cells under the samples of a bin.
+// its rows. Most bins take nothing of a warp's cells and are passed over. No addition is atomic, where scattering would need one
+// for each of the 16 cells under the samples of a bin.
 #include "multiscale_roi_align.h"
 
 #include "roi_sampling.cuh"
@@ -178,99 +179,135 @@ __global__ void __launch_bounds__(kThreads, 2) pool_rois(const __grid_constant__
     pool_interleaved(on);
 }
 
-// Bins whose gradients are fetched together.
+// Bins whose gradients are fetched together, a row of them to each warp.
 constexpr int kPatch = 8;
-constexpr int kPatchPitch = kTileChannels + 4;  // vectors of channels stay aligned, bins a bank apart
+// What a box is to a tile is worked out once for the channels of a block: as many as the sums of fit into registers.
+template <class T>
+constexpr int kChunks = sizeof(T) == 2 ? 2 : 1;
+template <class T>
+constexpr int kBlockChannels = kChunks<T>* kTileChannels;
+template <class T>
+constexpr int kPatchPitch = kBlockChannels<T> + 4;  // vectors of channels stay aligned, bins a bank apart
+static_assert(kPatch == kWarps && kTileColumns == 32 && kTileRows * 4 == 32, "a ballot tells what a bin takes of a tile");
 
 struct Patch {
-  float* gradient;  // [kPatch * kPatch][kPatchPitch]: a channel of a bin
-  float* rows;      // [kPatch][kTileRows]
-  float* columns;   // [kPatch][kTileColumns]
+  float* gradient;          // [kPatch * kPatch][kPatchPitch]: a channel of a bin
+  float* rows;              // [kPatch][kTileRows]: what a bin takes of a row
+  float* columns;           // [kPatch][kTileColumns]
+  unsigned* taken_rows;     // [kPatch]: a bit for each row that a bin takes of
+  unsigned* taken_columns;  // [kPatch]
 };
 
+__device__ inline void find_weights(const RoiAlign& call, const Axis& along_rows, const Axis& along_columns, const Tile& tile,
+                                    int r, int rows, int c, int columns, const Patch& patch) {
+  const int of_rows = thread() / kTileRows;
+  if (warp() < kPatch * kTileRows / 32) {
+    const float weight =
+        of_rows < rows ? along_rows.weight(r + of_rows, tile.top + thread() % kTileRows, call.sampling_ratio) : 0.0f;
+    patch.rows[thread()] = weight;
+    const unsigned taken = __ballot_sync(kFullWarp, weight != 0.0f);
+    if (thread() % kTileRows == 0) patch.taken_rows[of_rows] = taken >> lane() & ((1u << kTileRows) - 1);
+  }
+  const float weight = warp() < columns ? along_columns.weight(c + warp(), tile.left + lane(), call.sampling_ratio) : 0.0f;
+  patch.columns[thread()] = weight;
+  const unsigned taken = __ballot_sync(kFullWarp, weight != 0.0f);
+  if (lane() == 0) patch.taken_columns[warp()] = taken;
+}
+
 template <class T>
-__device__ inline void fetch_patch(const RoiAlign& call, const Roi& roi, const Tile& tile, const T* gradient, int first_channel,
-                                   int r, int rows, int c, int columns, const Patch& patch) {
+__device__ inline void fetch_patch(const RoiAlign& call, const Roi& roi, const Tile& tile, const T* gradient,
+                                   int first_channel, int r, int rows, int c, int columns, const Patch& patch) {
   const FeatureMap& map = call.maps.maps[tile.level];
   const Axis along_rows(call, roi, map.height, 0), along_columns(call, roi, map.width, 1);
-  const int channels = smaller(call.maps.channels - first_channel, kTileChannels), bins = call.bins[0] * call.bins[1];
-  const T* of_box = gradient + (static_cast<int64_t>(roi.box) * call.maps.channels + first_channel) * bins;
+  const int channels = smaller(call.maps.channels - first_channel, kBlockChannels<T>), bins = call.bins[0] * call.bins[1];
+  const int64_t channel_of_box = static_cast<int64_t>(roi.box) * call.maps.channels + first_channel;
+  const T* of_patch = gradient + channel_of_box * bins + r * call.bins[1] + c;
   const float share = 1.0f / (static_cast<float>(along_rows.samples) * static_cast<float>(along_columns.samples));
-#pragma unroll 2
-  for (int i = thread(); i < kTileChannels * rows * columns; i += kThreads) {
-    const int channel = i / (rows * columns), row = i / columns % rows, column = i % columns;
-    const int64_t bin = (r + row) * call.bins[1] + c + column;
-    patch.gradient[(row * kPatch + column) * kPatchPitch + channel] =
-        channel < channels ? to_float(of_box[channel * bins + bin]) * share : 0.0f;
+  // A lane has the same bins of all channels of its warp, so that no index is divided. A channel that there is not repeats the
+  // last one, and is not stored.
+  for (int bin = lane(); bin < rows * kPatch; bin += 32) {
+    const int row = bin / kPatch, column = bin % kPatch;
+    if (column >= columns) continue;
+    const T* of_bin = of_patch + row * call.bins[1] + column;
+    float* to = patch.gradient + bin * kPatchPitch<T> + warp();
+#pragma unroll 4
+    for (int k = 0; k < kBlockChannels<T> / kWarps; ++k)
+      to[k * kWarps] = to_float(of_bin[smaller(warp() + k * kWarps, channels - 1) * bins]) * share;
   }
-  for (int i = thread(); i < rows * kTileRows; i += kThreads)
-    patch.rows[i] = along_rows.weight(r + i / kTileRows, tile.top + i % kTileRows, call.sampling_ratio);
-  for (int i = thread(); i < columns * kTileColumns; i += kThreads)
-    patch.columns[i] = along_columns.weight(c + i / kTileColumns, tile.left + i % kTileColumns, call.sampling_ratio);
+  find_weights(call, along_rows, along_columns, tile, r, rows, c, columns, patch);
 }
 
 template <class T>
-__device__ inline void add_patch(GradientTile<T>& own, bool planar, int rows, int columns, const Patch& patch) {
-  constexpr int V = kVector<T>, kRows = GradientTile<T>::kRows;
-  const float* vectors = planar ? patch.columns + own.along : patch.gradient + own.along;
-  const float* factors = planar ? patch.gradient + own.across : patch.columns + own.across;
-  const int vector_pitch = planar ? kTileColumns : kPatchPitch, factor_pitch = planar ? kPatchPitch : kTileColumns;
+__device__ inline void add_patch(GradientTile<T> (&own)[kChunks<T>], bool planar, int rows, int columns, const Patch& patch) {
+  constexpr int V = kVector<T>, kRows = GradientTile<T>::kRows, kWarpColumns = 32 / GradientTile<T>::kGroups;
+  const int along = own[0].along, across = own[0].across;
+  const float* vectors = planar ? patch.columns + along : patch.gradient + along;
+  const float* factors = planar ? patch.gradient + across : patch.columns + across;
+  const int vector_pitch = planar ? kTileColumns : kPatchPitch<T>, factor_pitch = planar ? kPatchPitch<T> : kTileColumns;
+  const int vector_chunk = planar ? 0 : kTileChannels, factor_chunk = planar ? kTileChannels : 0;
+  const unsigned own_rows = ((1u << kRows) - 1) << own[0].row;
+  const unsigned own_columns = planar ? ~0u : ((1u << kWarpColumns) - 1) << across / kWarpColumns * kWarpColumns;
 #pragma unroll 1
   for (int r = 0; r < rows; ++r) {
-    float weights[kRows];
-    load_vectors(patch.rows + r * kTileRows + own.row, weights);
-    bool any = false;
-#pragma unroll
-    for (int j = 0; j < kRows; ++j) any = any || weights[j] != 0.0f;
-    if (!any) continue;
+    if (!(patch.taken_rows[r] & own_rows)) continue;
     const int bin = r * kPatch;  // of the gradient, whose rows differ; those of the columns' weights do not
-    float inner[V] = {};
-#pragma unroll 2
+    float inner[kChunks<T>][V] = {};
+#pragma unroll 1
     for (int c = 0; c < columns; ++c) {
-      float lanes[V];
-      load_vectors(vectors + (planar ? c : bin + c) * vector_pitch, lanes);
-      const float factor = factors[(planar ? bin + c : c) * factor_pitch];
+      if (!(patch.taken_columns[c] & own_columns)) continue;
+      const float* vector = vectors + (planar ? c : bin + c) * vector_pitch;
+      const float* factor = factors + (planar ? bin + c : c) * factor_pitch;
 #pragma unroll
-      for (int k = 0; k < V; ++k) inner[k] += factor * lanes[k];
+      for (int chunk = 0; chunk < kChunks<T>; ++chunk) {
+        float lanes[V];
+        load_vectors(vector + chunk * vector_chunk, lanes);
+#pragma unroll
+        for (int k = 0; k < V; ++k) inner[chunk][k] += factor[chunk * factor_chunk] * lanes[k];
+      }
     }
+    float weights[kRows];
+    load_vectors(patch.rows + r * kTileRows + own[0].row, weights);
 #pragma unroll
-    for (int j = 0; j < kRows; ++j)
+    for (int chunk = 0; chunk < kChunks<T>; ++chunk)
 #pragma unroll
-      for (int k = 0; k < V; ++k) own.sum[j][k] += weights[j] * inner[k];
+      for (int j = 0; j < kRows; ++j)
+#pragma unroll
+        for (int k = 0; k < V; ++k) own[chunk].sum[j][k] += weights[j] * inner[chunk][k];
   }
 }
 
-// The boxes that touch a tile, of up to kThreads boxes from `first` on: their places in `rois`, in order.
-__device__ inline int find_touching(const Roi* rois, int first, int past, const Tile& tile, int* touching) {
+// The boxes that touch a tile, of up to kThreads boxes from `first` on, in order.
+__device__ inline int find_touching(const Roi* rois, int first, int past, const Tile& tile, Roi* touching) {
   const int i = first + thread();
-  bool touches = false;
-  if (i < past) {
-    const Roi& roi = rois[i];
-    touches = roi.left < tile.right && roi.right > tile.left && roi.top < tile.bottom && roi.bottom > tile.top;
-  }
+  Roi roi{};
+  if (i < past) roi = rois[i];
+  const bool touches =
+      roi.left < tile.right && roi.right > tile.left && roi.top < tile.bottom && roi.bottom > tile.top;
   const Rank rank = block_rank(touches);
-  if (touches) touching[rank.before] = i;
+  if (touches) touching[rank.before] = roi;
   __syncthreads();
   return rank.total;
 }
 
-// One block a tile of the gradient and kTileChannels channels.
+// One block a tile of the gradient and kBlockChannels channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads) gather_rois(const __grid_constant__ RoiAlign call, const T* gradient) {
-  GKD_SHARED(int, touching, kThreads);
-  GKD_SHARED(float, patch_gradient, kPatch* kPatch* kPatchPitch);
+__global__ void __launch_bounds__(kThreads, 2) gather_rois(const __grid_constant__ RoiAlign call, const T* gradient) {
+  GKD_SHARED(Roi, touching, kThreads);
+  GKD_SHARED(float, patch_gradient, kPatch* kPatch* kPatchPitch<T>);
   GKD_SHARED(float, patch_rows, kPatch* kTileRows);
   GKD_SHARED(float, patch_columns, kPatch* kTileColumns);
-  const Patch patch{patch_gradient, patch_rows, patch_columns};
+  GKD_SHARED(unsigned, taken_rows, kPatch);
+  GKD_SHARED(unsigned, taken_columns, kPatch);
+  const Patch patch{patch_gradient, patch_rows, patch_columns, taken_rows, taken_columns};
   const Tile tile = find_tile(call.maps, blockIdx.x);
   const FeatureMap& map = call.maps.maps[tile.level];
-  const int first_channel = static_cast<int>(blockIdx.y) * kTileChannels;
+  const int first_channel = static_cast<int>(blockIdx.y) * kBlockChannels<T>;
   const int group = tile.level * call.maps.images + tile.image, past = call.starts[group + 1];
-  GradientTile<T> own;
+  GradientTile<T> own[kChunks<T>];
   for (int first = call.starts[group]; first < past; first += kThreads) {
     const int count = find_touching(call.rois, first, past, tile, touching);
     for (int i = 0; i < count; ++i) {
-      const Roi roi = call.rois[touching[i]];
+      const Roi& roi = touching[i];
       const SampleRange r = Axis(call, roi, map.height, 0).bins_over(tile.top, tile.bottom, call.bins[0]);
       const SampleRange c = Axis(call, roi, map.width, 1).bins_over(tile.left, tile.right, call.bins[1]);
       for (int row = r.first; row < r.past; row += kPatch)
@@ -283,7 +320,9 @@ __global__ void __launch_bounds__(kThreads) gather_rois(const __grid_constant__ 
         }
     }
   }
-  own.store(map, tile, first_channel, call.maps.channels);
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks<T>; ++chunk)
+    own[chunk].store(map, tile, first_channel + chunk * kTileChannels, call.maps.channels);
 }
 
 void place(const RoiAlign& call, void* stream) {
@@ -301,7 +340,7 @@ void forward(const RoiAlign& call, T* pooled, void* stream) {
 
 template <class T>
 void backward(const RoiAlign& call, const T* gradient, void* stream) {
-  const unsigned chunks = ceil_div(call.maps.channels, kTileChannels);
+  const unsigned chunks = ceil_div(call.maps.channels, kBlockChannels<T>);
   const unsigned tiles = static_cast<unsigned>(count_tiles(call.maps));
   if (chunks == 0 || tiles == 0) return;
   place(call, stream);

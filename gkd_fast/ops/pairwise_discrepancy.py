@@ -69,7 +69,8 @@ def _fake(
     rows, prototypes = student.shape[:2], student_prototypes.shape[:2]
     state: tuple[tuple[int, ...], ...]
     if student.is_cuda:
-        state = rows, rows, prototypes, prototypes, rows[:1]
+        pairs = (*rows, -(-prototypes[1] // 8) * 8) if need_student or need_teacher else (0,)
+        state = rows, rows, prototypes, prototypes, rows[:1], pairs
     else:
         state = student.shape if need_student else (0,), teacher.shape if need_teacher else (0,)
     loss, omega = (student.new_empty(shape, dtype=dtype) for shape in (rows[:1], rows))
@@ -95,7 +96,7 @@ def _fake_backward(
 
 _VECTORS = "Tensor student, Tensor teacher, Tensor student_prototypes, Tensor teacher_prototypes"
 # The state is the kernel's own affair. On the CPU it is the gradient per unit gradient of each level's loss, made
-# beside the loss; on a GPU, lengths and weights from which the backward pass computes the cosines again.
+# beside the loss; on a GPU, lengths, weights, and the slope of every pair's term.
 _forward = define(
     f"pairwise_discrepancy({_VECTORS}, Tensor labels, Tensor class_offsets, bool need_student, bool need_teacher)"
     " -> (Tensor loss, Tensor omega, Tensor[] state)",

@@ -1,7 +1,8 @@
 """Triton kernels on the CPU: this folder runs in a process of its own, in Triton's interpreter.
 
 TRITON_INTERPRET decides when triton is imported, for the whole process, and torch.compile needs the real one.
-`pytest tests/kernels` sets it; a run of other tests leaves the folder to tests/test_kernels.py.
+`pytest tests/kernels` sets it; a run of other tests leaves the folder to tests/test_kernels.py, and skips those of its
+files that it names.
 """
 
 import os
@@ -29,6 +30,8 @@ def pytest_ignore_collect(collection_path):
 @pytest.fixture(autouse=True)
 def checker():
     """Every kernel that the test launches is checked; `checker.launches` lists their names."""
+    if not _interpreting():
+        pytest.skip("expected a process in Triton's interpreter: pytest tests/kernels alone")
     from checker import checked_interpreter
 
     with checked_interpreter() as checks:

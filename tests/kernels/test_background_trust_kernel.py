@@ -46,7 +46,7 @@ def test_many_channels_cells_and_prototypes(layout, checker):
     given = problem(layouts=(layout,) * 2, channels=(40, 72), prototypes=70, sizes=((16, 20), (9, 15)))
     trust = agree(given)
     assert 0 < trust.mean() < 1
-    assert checker.launches.count("background_trust_kernel") == 2
+    assert checker.launches.count("background_trust_kernel") == 1
     assert checker.launches.count("centre_prototypes_kernel") == 1
 
 
@@ -76,7 +76,15 @@ def test_rows_of_zeros_are_no_prototypes_where_the_bank_is_filled_up(filled):
 
 def test_more_levels_than_a_launch_has(checker):
     agree(problem(sizes=((2, 3),) * 7))
-    assert checker.launches.count("background_trust_kernel") == 4
+    assert checker.launches.count("background_trust_kernel") == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"layouts": ("contiguous", "channels_last")}, {"dtypes": (torch.float32, torch.bfloat16)}]
+)
+def test_spaces_that_differ_have_a_launch_each(change, checker):
+    agree(problem(**change), tolerance=4e-3)
+    assert checker.launches.count("background_trust_kernel") == 2
 
 
 def test_cells_and_prototypes_at_the_mean_have_no_direction():

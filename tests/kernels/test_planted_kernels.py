@@ -37,6 +37,16 @@ def row_weights():
     return [ops.robust_weights(student, teacher, level, labels, own, other, offsets, most=2)]
 
 
+def discrepancy():
+    generator = torch.Generator().manual_seed(6)
+    student, teacher, own, other = (
+        torch.randn(2, n, c, generator=generator) for n, c in ((9, 5), (9, 8), (6, 5), (6, 8))
+    )
+    leaves = [student.requires_grad_(), teacher.requires_grad_()]
+    loss, omega = ops.pairwise_discrepancy(*leaves, own, other, torch.arange(9) % 4, torch.tensor([0, 1, 3, 5, 6]))
+    return [loss.detach(), omega, *torch.autograd.grad(loss, leaves, torch.tensor([1.0, 2.0]))]
+
+
 def soft_labels():
     generator = torch.Generator().manual_seed(2)
     student, teacher = (3 * torch.randn(21, 5, generator=generator) for _ in range(2))
@@ -71,16 +81,25 @@ def terms():
 BY_VALUES = [
     ("background_trust", trust, "products - shift[:, None]", "products"),
     ("background_trust", trust, "f.to(tl.float32) - mean[:, None]", "f.to(tl.float32)"),
-    ("background_trust", trust, "1.0 - tl.abs(tl.load(", "1.0 - (tl.load("),
+    ("background_trust", trust, "1.0 - tl.abs(trust - cosine)", "1.0 - (trust - cosine)"),
+    ("background_trust", trust, "tl.where(of_teacher, both, cosine)", "both"),
     ("background_trust", trust, "unit, mask=c < padded", "unit, mask=c < channels"),
     ("background_trust", trust, "absent = (filled != 0) &", "absent ="),
-    ("background_trust", trust, "shifts_ptr + level * prototypes", "shifts_ptr"),
+    ("background_trust", trust, "student_shifts_ptr) + level * prototypes", "student_shifts_ptr)"),
     ("channel_means", channel_means, "(begin + p).to", "p.to"),
     ("channel_means", channel_means, "count.to(tl.float32)", "parts.to(tl.float32)"),
     ("channel_means", channel_means, "cell + tile * BLOCK_X", "cell"),
     ("robust_weights", row_weights, "tl.load(level_ptr + row) * prototypes", "tl.load(level_ptr + row)"),
     ("robust_weights", row_weights, "tl.where(m < past, cosine, -2.0)", "cosine"),
     ("robust_weights", row_weights, "1.0 - tl.abs(student - teacher)", "1.0 - (student - teacher)"),
+    ("pairwise_discrepancy", discrepancy, "sign * tl.load(omega_ptr", "tl.load(omega_ptr"),
+    ("pairwise_discrepancy", discrepancy, "slope * inverse[None, :]", "slope"),
+    (
+        "pairwise_discrepancy",
+        discrepancy,
+        "tl.store(slopes_ptr + place, slope",
+        "tl.store(slopes_ptr + place, difference * 2",
+    ),
     ("soft_label_divergence", soft_labels, "(positive != 0) & (weight < 0.0)", "weight < 0.0"),
     ("soft_label_divergence", soft_labels, "softplus(s) - softplus(t)", "softplus(s)"),
     ("soft_label_divergence", soft_labels, "slope[:, None] * difference", "slope[:, None] * tl.abs(difference)"),
@@ -96,6 +115,7 @@ BY_VALUES = [
 BY_CHECKS = [
     ("channel_means", channel_means, "mean, mask=c < channels", "mean", "out of bounds"),
     ("robust_weights", row_weights, "(m < past)[:, None] & (c < channels)", "(c < channels)", "out of bounds"),
+    ("pairwise_discrepancy", discrepancy, "mask=inside & (keep != 0)", "mask=inside | (keep != 0)", "duplicate store"),
     ("soft_label_divergence", soft_labels, "mask=i < programs, other=0.0", "mask=i >= 0, other=0.0", "out of bounds"),
     (
         "soft_label_divergence",
@@ -141,7 +161,7 @@ def differ(problem):
     return any(not torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-5) for a, b in pairs)
 
 
-@pytest.mark.parametrize("problem", [trust, channel_means, row_weights, soft_labels, imitation, terms])
+@pytest.mark.parametrize("problem", [trust, channel_means, row_weights, discrepancy, soft_labels, imitation, terms])
 def test_sound_kernels_agree(problem):
     assert not differ(problem)
 

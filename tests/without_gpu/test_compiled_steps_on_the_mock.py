@@ -9,11 +9,15 @@ import sys
 
 import pytest
 
+OTHERS = ("recommended", "fgd", "mgd", "cwd", "pkd", "crosskd")
+CASES = [*((detector, "gkd") for detector in ("faster_rcnn", "retinanet")), *(("retinanet", other) for other in OTHERS)]
+
 
 @pytest.mark.skipif(os.environ.get("GKD_SLOW") != "1", reason="takes minutes: set GKD_SLOW=1")
-@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
-def test_a_compiled_step_runs(detector: str) -> None:
+@pytest.mark.parametrize(("detector", "method"), CASES)
+def test_a_compiled_step_runs(detector: str, method: str) -> None:
     command = [sys.executable, "-m", "bench.gpu.steps", "--loop", f"{detector}:e", "--quick", "--seconds", "1800"]
+    command += ["--method", method]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
     row = json.loads(ended.stdout.splitlines()[-1])

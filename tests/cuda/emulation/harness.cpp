@@ -43,9 +43,9 @@ struct Boxes {
   Array corners = Array::read(16 * count), image_index = Array::read(8 * count);
 };
 
-BoxMeanPool mean_pool_call(const Features& features, const Boxes& boxes, Array& cells, Array& starts) {
+BoxMeanPool mean_pool_call(const Features& features, const Boxes& boxes) {
   BoxMeanPool call{features.maps, boxes.count, boxes.corners.data<float>(), boxes.image_index.data<int64_t>(), {}, false,
-                   cells.data<BoxCells>(), starts.data<int>()};
+                   nullptr};
   for (int l = 0; l < features.maps.levels; ++l) call.strides[l] = static_cast<float>(read<double>());
   call.mirror = read_int();
   return call;
@@ -55,15 +55,15 @@ void run_mean_pool(bool backward) {
   const Features features(!backward);
   const Pyramid& maps = features.maps;
   const Boxes boxes;
-  Array cells(sizeof(BoxCells) * maps.levels * boxes.count), starts(4 * (maps.images + 1));
-  const BoxMeanPool call = mean_pool_call(features, boxes, cells, starts);
+  BoxMeanPool call = mean_pool_call(features, boxes);
   const int64_t bytes = 4ll * maps.levels * boxes.count * maps.channels;
   if (backward) {
     const Array gradient = Array::read(bytes);
     finish(box_mean_pool_backward(call, features.element, gradient.data<float>(), nullptr), {});
     return features.write();
   }
-  Array means(bytes), crowded(4 * maps.levels * maps.images);
+  Array means(bytes), crowded(4 * maps.levels * maps.images), cells(sizeof(BoxCells) * maps.levels * boxes.count);
+  call.cells = cells.data<BoxCells>();
   std::vector<Array> sums;
   Pyramid tiles = maps;
   for (int l = 0; l < maps.levels; ++l) {

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from gkd_fast.config import PLAIN, SCENES_DISTILL, Config
+from gkd_fast.config import PLAIN, SCENES_DISTILL, SCENES_OPTIM, Config
 from gkd_fast.errors import InputError
 from gkd_fast.methods.gkd.settings import PUBLISHED
 from gkd_fast.options import changed
 from gkd_fast.recipes import LARGE_MODEL, RECIPES, Preset
 
 PRESETS: dict[str, Preset] = {
-    "scenes": SCENES_DISTILL,
+    "scenes": SCENES_DISTILL | SCENES_OPTIM,
     "voc": {
         **{"data": "voc", "train_split": "trainval", "val_split": "test", "short_side": 600, "long_side": 1000},
         **{"cache": False, "workers": 2},

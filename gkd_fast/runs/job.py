@@ -66,7 +66,9 @@ class Job:
         if self.given["teacher"] is not None:
             return self.given["teacher"], None
         optim = self.config.optim
-        return self._train(Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr), "teacher")
+        batch = optim.teacher_batch_size or optim.batch_size
+        phase = Phase("teacher", folder / "teacher", optim.teacher_epochs, optim.teacher_lr, batch)
+        return self._train(phase, "teacher")
 
     def frozen(self, teacher: nn.Module) -> DetectorAdapter:
         """The teacher frozen and on the device; a given one is checked."""
@@ -80,7 +82,7 @@ class Job:
     def student(self, folder: Path, teacher: DetectorAdapter | None = None) -> tuple[nn.Module, Result]:
         """The student on the CPU and its figures: trained alone, or distilled from a frozen teacher."""
         name, optim = "distilled" if teacher else "student", self.config.optim
-        phase = Phase(name, folder / name, optim.epochs, optim.lr)
+        phase = Phase(name, folder / name, optim.epochs, optim.lr, optim.batch_size)
         return self._train(phase, "student", teacher)
 
     def evaluate(self, model: nn.Module) -> Result:

@@ -49,10 +49,10 @@ def check(config: Config) -> None:
         InputError: naming the option.
     """
     processes, run = parallel.world_size(), config.run
-    if config.optim.batch_size % processes:
-        raise InputError(
-            f"--batch-size: expected a multiple of the {processes} processes, got {config.optim.batch_size}"
-        )
+    for name in ("batch_size", "teacher_batch_size"):
+        if (given := getattr(config.optim, name)) % processes:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option}: expected a multiple of the {processes} processes, got {given}")
     if processes > 1 and run.sharding == "fsdp" and run.amp and run.amp_dtype == "fp16":
         raise InputError("--amp-dtype: expected bf16 with --sharding fsdp, got fp16")
     if processes > 1 and run.compile == "on" and run.sharding == "fsdp":

@@ -39,6 +39,7 @@ class Phase:
     folder: Path
     epochs: int
     lr: float
+    batch_size: int
 
 
 class Trainer:
@@ -47,7 +48,7 @@ class Trainer:
     Args:
         adapter: the detector to train, on the device.
         dataset: prepared training images.
-        phase: name, folder, length and learning rate.
+        phase: name, folder, length, learning rate and images a step.
         config: of the run.
         device: of all networks.
         distiller: the frozen teacher, or None to train without distillation.
@@ -73,7 +74,7 @@ class Trainer:
         buckets = SizeBuckets(dataset.sizes(), config.data.size_buckets)
         self.loader = build_loader(
             dataset,
-            batch_size=config.optim.batch_size,
+            batch_size=phase.batch_size,
             shuffle=True,
             seed=config.run.seed,
             workers=config.data.workers,
@@ -128,13 +129,13 @@ class Trainer:
                 with deferred() as signal:
                     self._epoch(epoch, progress, signal)
         self._report_graphs()
-        return self.total * self.config.optim.batch_size / max(self.seconds, 1e-9)
+        return self.total * self.phase.batch_size / max(self.seconds, 1e-9)
 
     def _epoch(self, epoch: int, progress: Progress, signal: Pending) -> None:
         done = self.step % self.steps_per_epoch
         self.dataset.set_epoch(epoch)
         sampler: Any = self.loader.sampler
-        sampler.set_epoch(epoch, start=done * self.config.optim.batch_size)
+        sampler.set_epoch(epoch, start=done * self.phase.batch_size)
         started = time.perf_counter()
         self.meter.pause()
         for batch in self.meter.waiting(self.loader):
@@ -190,7 +191,7 @@ class Trainer:
         images = self._candidates()
         loader = build_loader(
             self.dataset.without_flip(),
-            batch_size=self.config.optim.batch_size,
+            batch_size=self.phase.batch_size,
             shuffle=False,
             seed=self.config.run.seed,
             workers=self.config.data.workers,

@@ -231,7 +231,7 @@ def test_one_step_of_the_trainer(terms: str, detector: str, tmp_path: Path) -> N
     freeze_teacher(teacher.model, CPU)
     distiller = build_distiller(teacher, student, scenes.classes, config.distill)
     before = {name: value.clone() for name, value in distiller.methods.state_dict().items()}
-    phase = Phase("distilled", tmp_path / "distilled", 1, 1e-3)
+    phase = Phase("distilled", tmp_path / "distilled", 1, 1e-3, 4)
     phase.folder.mkdir()
     Trainer(student, dataset, phase, config, CPU, distiller).fit()
 

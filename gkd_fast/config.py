@@ -101,7 +101,7 @@ class RunConfig:
 # Small images of small objects; 100 images a class keep the refresh short.
 SCENES_DISTILL: dict[str, Any] = {"min_box": 16.0, "candidate_images": 100}
 # A step of the teacher takes about as long for eight images as for four, with an optimiser of eleven million weights.
-SCENES_OPTIM: dict[str, Any] = {"teacher_batch_size": 8}
+SCENES_OPTIM: dict[str, Any] = {"teacher_batch_size": 8, "teacher_epochs": 10}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,7 +180,7 @@ def row_weight_kernel(
 
 SCHEDULE = {"BLOCK_C": 256, "num_warps": 4, "num_stages": 1}
 CONFIGURATION = SCHEDULE | {"BLOCK_M": 16, "BLOCK_ROWS": 4}
-ROW_CONFIGURATION = SCHEDULE | {"BLOCK_M": 4}  # rows of any length are read one number at a time
+ROW_CONFIGURATION = {"BLOCK_M": 4} | SCHEDULE  # rows of any length are read one number at a time
 
 
 def instance_weights(

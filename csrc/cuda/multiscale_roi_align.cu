@@ -237,14 +237,15 @@ __device__ inline void fetch_patch(const RoiAlign& call, const Roi& roi, const T
   find_weights(call, along_rows, along_columns, tile, r, rows, c, columns, patch);
 }
 
-template <class T>
-__device__ inline void add_patch(GradientTile<T> (&own)[kChunks<T>], bool planar, int rows, int columns, const Patch& patch) {
+template <bool planar, class T>
+__device__ inline void add_patch(GradientTile<T> (&own)[kChunks<T>], int rows, int columns, const Patch& patch) {
   constexpr int V = kVector<T>, kRows = GradientTile<T>::kRows, kWarpColumns = 32 / GradientTile<T>::kGroups;
   const int along = own[0].along, across = own[0].across;
   const float* vectors = planar ? patch.columns + along : patch.gradient + along;
   const float* factors = planar ? patch.gradient + across : patch.columns + across;
-  const int vector_pitch = planar ? kTileColumns : kPatchPitch<T>, factor_pitch = planar ? kPatchPitch<T> : kTileColumns;
-  const int vector_chunk = planar ? 0 : kTileChannels, factor_chunk = planar ? kTileChannels : 0;
+  constexpr int vector_pitch = planar ? kTileColumns : kPatchPitch<T>;
+  constexpr int factor_pitch = planar ? kPatchPitch<T> : kTileColumns;
+  constexpr int vector_chunk = planar ? 0 : kTileChannels, factor_chunk = planar ? kTileChannels : 0;
   const unsigned own_rows = ((1u << kRows) - 1) << own[0].row;
   const unsigned own_columns = planar ? ~0u : ((1u << kWarpColumns) - 1) << across / kWarpColumns * kWarpColumns;
 #pragma unroll 1
@@ -299,7 +300,10 @@ __global__ void __launch_bounds__(kThreads, 2) gather_rois(const __grid_constant
   GKD_SHARED(unsigned, taken_rows, kPatch);
   GKD_SHARED(unsigned, taken_columns, kPatch);
   const Patch patch{patch_gradient, patch_rows, patch_columns, taken_rows, taken_columns};
-  const Tile tile = find_tile(call.maps, blockIdx.x);
+  GKD_SHARED(Tile, of_block, 1);  // in registers it would have others spilled
+  if (thread() == 0) of_block[0] = find_tile(call.maps, blockIdx.x);
+  __syncthreads();
+  const Tile& tile = of_block[0];
   const FeatureMap& map = call.maps.maps[tile.level];
   const int first_channel = static_cast<int>(blockIdx.y) * kBlockChannels<T>;
   const int group = tile.level * call.maps.images + tile.image, past = call.starts[group + 1];
@@ -315,7 +319,10 @@ __global__ void __launch_bounds__(kThreads, 2) gather_rois(const __grid_constant
           const int rows = smaller(r.past - row, kPatch), columns = smaller(c.past - column, kPatch);
           fetch_patch(call, roi, tile, gradient, first_channel, row, rows, column, columns, patch);
           __syncthreads();
-          add_patch(own, map.planar, rows, columns, patch);
+          if (map.planar)
+            add_patch<true, T>(own, rows, columns, patch);
+          else
+            add_patch<false, T>(own, rows, columns, patch);
           __syncthreads();
         }
     }

@@ -14,7 +14,7 @@ import pytest
 from tiny_runs import tiny_run
 
 # Nothing divides anything: sums of unfinished log lines and unfinished epochs are in the checkpoints.
-TINY_RUN = tiny_run("--log-steps 3 --checkpoint-steps 2 --keep-checkpoints 2", train=16, val=2)
+TINY_RUN = tiny_run("--log-steps 3 --checkpoint-steps 2 --keep-checkpoints 2 --prototypes-from pass", train=16, val=2)
 
 Train = Callable[..., tuple[int, str]]
 

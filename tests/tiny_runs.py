@@ -28,4 +28,5 @@ def tiny_run(more: str = "", *, train: int, val: int, side: int = 64, epochs: in
     """
     model = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in TINY_MODEL.items())
     data = f"--scenes-train {train} --scenes-val {val} --short-side {side} --long-side {side}"
-    return f"{model} {data} --batch-size 4 --teacher-batch-size 0 --epochs {epochs} --teacher-epochs 1 --device cpu {more}".split()
+    length = f"--batch-size 4 --teacher-batch-size 0 --epochs {epochs} --teacher-epochs 1"
+    return f"{model} {data} {length} --device cpu {more}".split()

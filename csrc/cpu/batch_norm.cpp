@@ -250,10 +250,11 @@ void with_narrow_type(const Tensor& map, const Body& body) {
   });
 }
 
-Scaling scaling_of(const Rows& rows, const float* weight, const float* bias, const float* mean, const float* inverse) {
+Scaling scaling_of(const Rows& rows, const Tensor& weight, const Tensor& bias, const Tensor& mean, const Tensor& inverse) {
+  const Tensor dense[2] = {torch::stable::contiguous(weight), torch::stable::contiguous(bias)};
   std::vector<float> a(rows.channels);
-  for (int64_t c = 0; c < rows.channels; ++c) a[c] = weight[c] * inverse[c];
-  return {rows.repeated(mean), rows.repeated(a.data()), rows.repeated(bias)};
+  for (int64_t c = 0; c < rows.channels; ++c) a[c] = data<float>(dense[0])[c] * data<float>(inverse)[c];
+  return {rows.repeated(data<float>(mean)), rows.repeated(a.data()), rows.repeated(data<float>(dense[1]))};
 }
 
 // Mean, 1 / deviation, and the running statistics' step towards mean and unbiased variance.
@@ -283,7 +284,6 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& map, const Tensor& w
                                               double momentum, double eps, double low, double high) {
   const Rows rows(map);
   const int64_t channels = rows.channels;
-  const Tensor dense[2] = {torch::stable::contiguous(weight), torch::stable::contiguous(bias)};
   Tensor out = torch::stable::empty_like(map), mean = new_tensor(weight, {channels}, ScalarType::Float),
          inverse = new_tensor(weight, {channels}, ScalarType::Float);
   with_narrow_type(map, [&](auto tag) {
@@ -292,8 +292,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& map, const Tensor& w
     measure(rows, x, eps, momentum, data<float>(mean), data<float>(inverse),
             running_mean ? data<float>(*running_mean) : nullptr,
             running_variance ? data<float>(*running_variance) : nullptr);
-    const Scaling scaling =
-        scaling_of(rows, data<float>(dense[0]), data<float>(dense[1]), data<float>(mean), data<float>(inverse));
+    const Scaling scaling = scaling_of(rows, weight, bias, mean, inverse);
     const Range range{static_cast<float>(low), static_cast<float>(high)};
     T* y = data<T>(out);
     rows.for_each_block([&](int64_t, int64_t first, int64_t count) {
@@ -310,15 +309,13 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& gradient, c
                                                        double low, double high) {
   const Rows rows(map);
   const int64_t channels = rows.channels;
-  const Tensor dense[2] = {torch::stable::contiguous(weight), torch::stable::contiguous(bias)};
   Tensor out = torch::stable::empty_like(map), of_weight = new_tensor(weight, {channels}, ScalarType::Float),
          of_bias = new_tensor(weight, {channels}, ScalarType::Float);
   with_narrow_type(map, [&](auto tag) {
     using T = decltype(tag);
     const T *x = data<T>(map), *g = data<T>(gradient);
     const Range range{static_cast<float>(low), static_cast<float>(high)};
-    const Scaling scaling =
-        scaling_of(rows, data<float>(dense[0]), data<float>(dense[1]), data<float>(mean), data<float>(inverse));
+    const Scaling scaling = scaling_of(rows, weight, bias, mean, inverse);
     std::vector<float> plain(rows.blocks() * channels), centred(plain.size());
     rows.for_each_block([&](int64_t block, int64_t first, int64_t count) {
       block_sums(rows, scaling, range, g + first, x + first, count, &plain[block * channels],

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from gkd_fast.ops._checks import accumulation_dtype, check_same_device, check_size, check_tensor
 from gkd_fast.ops._dispatch import backend_for
 from gkd_fast.ops._library import define
+from gkd_fast.ops._windows import new_windows
 
 _SIDES = (3, 5, 7)
 
@@ -48,8 +49,7 @@ def depthwise_convolution(maps: Tensor, weight: Tensor, *, stride: int = 1, padd
 
 
 def _fake(maps: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in maps.shape[2:])
-    return maps.new_empty((len(maps), height, width, maps.shape[1])).permute(0, 3, 1, 2)
+    return new_windows(maps, weight.shape[2], stride, padding)
 
 
 def _fake_backward(gradient: Tensor, maps: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:

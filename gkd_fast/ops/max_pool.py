@@ -6,6 +6,7 @@ from torch import Tensor
 from gkd_fast.ops._checks import check_tensor
 from gkd_fast.ops._dispatch import backend_for
 from gkd_fast.ops._library import define
+from gkd_fast.ops._windows import new_windows
 
 
 @torch.no_grad()
@@ -38,9 +39,4 @@ def max_pool(maps: Tensor, side: int, *, stride: int, padding: int = 0) -> Tenso
     return torch.max_pool2d(maps, side, stride, padding)
 
 
-def _fake(maps: Tensor, side: int, stride: int, padding: int) -> Tensor:
-    height, width = ((length + 2 * padding - side) // stride + 1 for length in maps.shape[2:])
-    return maps.new_empty((len(maps), height, width, maps.shape[1])).permute(0, 3, 1, 2)
-
-
-_pool = define("max_pool(Tensor maps, int side, int stride, int padding) -> Tensor", _fake)
+_pool = define("max_pool(Tensor maps, int side, int stride, int padding) -> Tensor", new_windows)

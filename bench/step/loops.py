@@ -11,7 +11,7 @@ from torch.optim import AdamW
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import box_iou
+from torchvision.ops import FrozenBatchNorm2d, box_iou
 
 from bench.operators import published
 from gkd_fast.config import PLAIN, Config, replace
@@ -27,6 +27,7 @@ from gkd_fast.detectors import (
     plain_targets,
     specs,
 )
+from gkd_fast.detectors.backbones import FrozenNorm
 from gkd_fast.distiller import Distiller
 from gkd_fast.instances import Instances, SoftPairs, image_numbers
 from gkd_fast.options import changed
@@ -200,7 +201,10 @@ class TorchvisionLoop:
 
 
 def _as_torchvision(model: nn.Module) -> DetectorAdapter:
-    """The adapter with torchvision's own RoIAlign and losses."""
+    """The adapter with torchvision's own RoIAlign, losses and frozen batch normalisation."""
+    for module in model.modules():
+        if isinstance(module, FrozenNorm):
+            module.__class__ = FrozenBatchNorm2d
     if not hasattr(model, "roi_heads"):
         return _PlainRetinaNet(model)
     return _PlainFasterRCNN(model)

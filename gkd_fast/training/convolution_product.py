@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from gkd_fast.training.linear_product import linear_product
+
 # Measured by `python -m bench.convolutions`.
 _POINTWISE_WEIGHTS = 2**14
 _POINTWISE_CELLS = 2**11
@@ -53,8 +55,8 @@ class Window(NamedTuple):
         cells = x.permute(0, 2, 3, 1)
         if not self.is_pointwise:
             cells = _Patches.apply(cells, self, self.output(x))
-        # As rows: of cells that do not adjoin linear() would make a product each, and copies of the weights for it.
-        rows = functional.linear(cells.flatten(0, 2), weight.permute(0, 2, 3, 1).flatten(1), bias)
+        # As rows: of cells that do not adjoin there would be a product each, and copies of the weights for it.
+        rows = linear_product(cells.flatten(0, 2), weight.permute(0, 2, 3, 1).flatten(1), bias)
         return rows.unflatten(0, cells.shape[:3]).permute(0, 3, 1, 2)
 
 

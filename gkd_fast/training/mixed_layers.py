@@ -19,6 +19,7 @@ from gkd_fast.ops.batch_norm import batch_norm
 from gkd_fast.ops.depthwise_convolution import depthwise_convolution
 from gkd_fast.ops.max_pool import max_pool
 from gkd_fast.training.convolution_product import Window
+from gkd_fast.training.linear_product import linear_product
 
 _Pair = int | tuple[int, ...] | list[int]
 
@@ -37,6 +38,7 @@ class MixedLayers(TorchFunctionMode):
     - Depthwise convolutions of a stride: oneDNN's gradient of their input takes 19 to 130 times as long in bfloat16 as
       in float32, of a step of MobileNetV2 with 128 x 128 pixels a quarter.
     - Batch normalisation with the ReLU or ReLU6 behind it is one operator, and of large maps without one as well.
+    - Linear layers of many weights copy one gradient for that of their weights (`linear_product`).
     - Pooling in frozen networks finds the largest values alone, not where they lie.
 
     Args:
@@ -102,7 +104,8 @@ class MixedLayers(TorchFunctionMode):
         return function(x, self._in_dtype(weight), self._in_dtype(bias), stride, padding, dilation, groups)
 
     def _linear(self, function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return function(x, self._in_dtype(weight), self._in_dtype(bias))
+        own = linear_product if self.device.type == "cpu" and x.dim() == 2 else function
+        return own(x, self._in_dtype(weight), self._in_dtype(bias))
 
     def _normalisation(
         self,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_steps import make_config, make_step
+from torchvision.ops import FrozenBatchNorm2d
 
 from bench.step.launches import Launches
-from gkd_fast.detectors.backbones import backbone_with_fpn
+from gkd_fast.detectors.backbones import FrozenNorm, backbone_with_fpn
 from gkd_fast.detectors.folding import fold_batch_norm
 
 
@@ -34,6 +35,28 @@ def test_networks_and_images_are_channels_last() -> None:
         assert parameter.is_contiguous(memory_format=torch.channels_last)
     images, _ = step.prepare(batches[0])
     assert images.tensors.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.0])
+def test_a_frozen_norm_is_torchvisions_in_one_operator(eps: float) -> None:
+    torch.manual_seed(0)
+    theirs, own = FrozenBatchNorm2d(8, eps=eps), FrozenNorm(8, eps=eps)
+    for buffer in theirs.buffers():
+        buffer.uniform_(0.5, 2)
+    own.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 8, 5, 7).to(memory_format=torch.channels_last)
+    found = []
+    for norm in (theirs, own):
+        own_x = x.clone().requires_grad_()
+        y = norm(own_x)
+        y.square().sum().backward()
+        found.append((y, own_x.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    x = x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16), Launches() as launches:
+        assert own(x).dtype == torch.bfloat16
+    assert dict(launches.kernels) == {"native_batch_norm": 1}
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -24,6 +24,7 @@ from gkd_fast.training.distilling import embed_ground_truth, passed_batches
 from gkd_fast.training.step import Batch, TrainStep
 
 DETECTORS = ("faster_rcnn", "retinanet")
+_CPU = torch.device("cpu")
 EPOCH = 800  # images, all of them candidates: the most that prototypes can cost
 
 
@@ -46,65 +47,98 @@ class Row:
     distillation_share: float | None
     pass_share: float
     harvest_share: float
-    ratio: float | None = None  # in images a second, to variant a
+    ratio: float | None = None  # in images a second, to variant a: median of the rounds'
     graphs: int | None = None
     compile_s: float | None = None
 
 
+class _Timed:
+    """One loop, warmed up, and what its turns took."""
+
+    def __init__(self, detector: str, variant: str, data: Any, scale: Scale) -> None:
+        print(f"{detector} {variant}: {VARIANTS[variant].title}", file=sys.stderr, flush=True)
+        self.detector, self.variant, self.batch = detector, variant, scale.batch
+        loop = self.loop = make_loop(variant, detector, scale, data.classes)
+        self.autocast = loop.precision.autocast if loop.precision else nullcontext
+        in_order = build_loader(data, batch_size=scale.batch, shuffle=False, seed=0, workers=0)
+        self.candidates = list(in_order)[:4]
+        loop.distiller.refresh(passed_batches(loop.adapter, self.candidates, _CPU))
+        self.batches = cycle(build_loader(data, batch_size=scale.batch, shuffle=True, seed=0, workers=0))
+        for _ in range(2):  # caches, compilation
+            self.step()
+        peak, _ = peak_extra_bytes(self.step, _CPU)
+        self.peak_mb = None if peak is None else peak / 1e6
+        self.product = product_floor(torch.bfloat16 if VARIANTS[variant].amp else torch.float32, _CPU)
+        self.step_s: list[float] = []
+        self.product_s: list[float] = []
+        self.parts_s: dict[str, list[float]] = {name: [] for name in PARTS}
+
+    def step(self) -> None:
+        """One step with the next batch."""
+        self.loop(next(self.batches), 1.0)
+
+    def turn(self) -> None:
+        """Time one step, and products."""
+        batch = next(self.batches)
+        self.step_s.append(seconds_of(lambda: self.loop(batch, 1.0)))
+        self.product_s += [seconds_of(self.product.call) for _ in range(10)]
+
+    def turn_in_parts(self) -> None:
+        """Time one step's parts; one graph has none."""
+        if getattr(self.loop, "compiled", None) is None:
+            for name, seconds in time_parts(self.loop, self.batches).items():
+                self.parts_s[name].append(seconds)
+
+
 def measure(detectors: Sequence[str], variants: Sequence[str], steps: int, scale: Scale) -> list[Row]:
-    """One row for each detector and variant."""
+    """One row for each detector and variant.
+
+    A detector's loops take turns, a step each, so that the machine's moods hit all alike; the ratio to variant a is the
+    median of the rounds'.
+    """
     data = make_data(scale)
     rows: list[Row] = []
     for detector in detectors:
-        baseline: float | None = None
-        for variant in variants:
-            print(f"{detector} {variant}: {VARIANTS[variant].title}", file=sys.stderr, flush=True)
-            loop = make_loop(variant, detector, scale, data.classes)
-            row = _measure_loop(loop, detector, variant, data, steps, scale)
-            baseline = row.images_per_second if variant == "a" else baseline
-            rows.append(dataclasses.replace(row, ratio=row.images_per_second / baseline if baseline else None))
-            del loop
-            torch.compiler.reset()
+        loops = [_Timed(detector, variant, data, scale) for variant in variants]
+        for index in range(steps):
+            print(f"{detector}: round {index + 1} of {steps}", file=sys.stderr, flush=True)
+            for timed in loops:
+                timed.turn()
+        for _ in range(max(2, steps // 2)):
+            for timed in loops:
+                timed.turn_in_parts()
+        baseline = next((timed.step_s for timed in loops if timed.variant == "a"), None)
+        rows += [_row(timed, baseline) for timed in loops]
+        del loops
+        torch.compiler.reset()
     return rows
 
 
-def _measure_loop(loop: Loop, detector: str, variant: str, data: Any, steps: int, scale: Scale) -> Row:
-    loader = build_loader(data, batch_size=scale.batch, shuffle=True, seed=0, workers=0)
-    autocast = loop.precision.autocast if loop.precision else nullcontext
-    candidates = list(build_loader(data, batch_size=scale.batch, shuffle=False, seed=0, workers=0))[:4]
-    loop.distiller.refresh(passed_batches(loop.adapter, candidates, torch.device("cpu")))
-    batches = cycle(loader)
-    for _ in range(2):  # caches, compilation
-        loop(next(batches), 1.0)
-    peak, _ = peak_extra_bytes(lambda: loop(next(batches), 1.0), torch.device("cpu"))
-    product = product_floor(torch.bfloat16 if VARIANTS[variant].amp else torch.float32, torch.device("cpu"))
-    seconds, product_s = [], []
-    for _ in range(steps):
-        seconds.append(seconds_of(lambda: loop(next(batches), 1.0)))
-        product_s += [seconds_of(product.call) for _ in range(10)]
-    step_s = statistics.median(seconds)
+def _row(timed: _Timed, baseline: Sequence[float] | None) -> Row:
+    loop, batch, candidates = timed.loop, timed.batch, timed.candidates
+    step_s = statistics.median(timed.step_s)
     compiled = getattr(loop, "compiled", None)
     parts_s = None
     if compiled is None:
-        parts = [time_parts(loop, batches) for _ in range(max(2, steps // 2))]
-        parts_s = {name: statistics.median(sample[name] for sample in parts) for name in PARTS}
-    with autocast():
-        pass_s = seconds_of(lambda: _collect(loop, candidates)) / (len(candidates) * scale.batch)
-    harvest_s = _harvest_seconds(loop, batches) / scale.batch
-    epoch_s = EPOCH * step_s / scale.batch
+        parts_s = {name: statistics.median(seconds) for name, seconds in timed.parts_s.items()}
+    with timed.autocast():
+        pass_s = seconds_of(lambda: _collect(loop, candidates)) / (len(candidates) * batch)
+    harvest_s = _harvest_seconds(loop, timed.batches) / batch
+    epoch_s = EPOCH * step_s / batch
     generate_s = _generate_seconds(loop, candidates)
     return Row(
-        detector=detector,
-        variant=variant,
-        images_per_second=scale.batch / step_s,
+        detector=timed.detector,
+        variant=timed.variant,
+        images_per_second=batch / step_s,
         step_s=step_s,
-        peak_mb=None if peak is None else peak / 1e6,
+        peak_mb=timed.peak_mb,
         parts_s=parts_s,
-        operations=_operations(loop, next(batches)),
-        product_rate=product.amount / statistics.median(product_s),
+        operations=_operations(loop, next(timed.batches)),
+        product_rate=timed.product.amount / statistics.median(timed.product_s),
         distillation_share=parts_s and parts_s["distillation"] / sum(parts_s.values()),
         pass_share=(EPOCH * pass_s + generate_s) / epoch_s,
         harvest_share=(EPOCH * harvest_s + generate_s) / epoch_s,
+        ratio=baseline and statistics.median(a / own for a, own in zip(baseline, timed.step_s, strict=True)),
         graphs=compiled and len(compiled.seconds),
         compile_s=compiled and sum(compiled.seconds.values()),
     )
@@ -132,7 +166,7 @@ def _operations(loop: Loop, batch: Batch) -> float:
 
 def _collect(loop: Loop, batches: Sequence[Batch]) -> Any:
     teacher, settings = loop.distiller.detectors[1], loop.distiller.settings
-    return embed_ground_truth(loop.adapter, teacher, batches, settings, torch.device("cpu"))
+    return embed_ground_truth(loop.adapter, teacher, batches, settings, _CPU)
 
 
 def _harvest_seconds(loop: Loop, batches: Iterator[Batch]) -> float:

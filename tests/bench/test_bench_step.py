@@ -28,13 +28,16 @@ from gkd_fast.training.step import Batch
 TINY = Scale(
     teacher="resnet18", student="resnet18", side=96, batch=2, channels=16, head=32, proposals=20, rois=16, images=8
 )
+TURNS: list[str] = []
 
 
 @pytest.fixture(scope="module")
 def rows() -> Iterator[list[measure.Row]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "EPOCH", 24)
-        yield measure.measure(["faster_rcnn"], ["a", "b"], 1, TINY)
+        turn = measure._Timed.turn
+        patch.setattr(measure._Timed, "turn", lambda timed: (TURNS.append(timed.variant), turn(timed)))
+        yield measure.measure(["faster_rcnn"], ["a", "b"], 2, TINY)
 
 
 def test_every_row_has_its_figures(rows: list[measure.Row]) -> None:
@@ -48,6 +51,10 @@ def test_every_row_has_its_figures(rows: list[measure.Row]) -> None:
         assert row.product_rate > 0
         assert 0 < row.harvest_share < row.pass_share
         assert row.graphs is None
+
+
+def test_the_loops_take_turns(rows: list[measure.Row]) -> None:
+    assert TURNS == ["a", "b", "a", "b"]
 
 
 def test_operations_are_those_of_the_convolutions_and_products() -> None:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 OTHERS = ("recommended", "fgd", "mgd", "cwd", "pkd", "crosskd")
-CASES = [*((detector, "gkd") for detector in ("faster_rcnn", "retinanet")), *(("retinanet", other) for other in OTHERS)]
+CASES = [("faster_rcnn", "gkd"), ("faster_rcnn", "fgd"), *(("retinanet", method) for method in ("gkd", *OTHERS))]
 
 
 @pytest.mark.skipif(os.environ.get("GKD_SLOW") != "1", reason="takes minutes: set GKD_SLOW=1")
@@ -22,4 +22,4 @@ def test_a_compiled_step_runs(detector: str, method: str) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
     row = json.loads(ended.stdout.splitlines()[-1])
     assert row["waits"] == 0
-    assert 0 < row["launches"] <= 100
+    assert 0 < row["launches"] <= 130

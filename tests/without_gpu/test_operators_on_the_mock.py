@@ -68,6 +68,13 @@ def test_work_beside_the_captured_stream_is_refused():
         x.add_(1)
 
 
+def test_random_numbers_in_a_graph_are_allowed():
+    """Torch seeds them on another stream, and waits for it."""
+    with counted() as counts, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.rand(3, device=FIRST)
+    assert counts.captured == 1
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_tensors_of_a_second_device_are_worked_on_there(name):
     problem = placed(name, SECOND)

@@ -92,8 +92,20 @@ struct Stream {
   int device;
 };
 static cudaStream_t capturing;
+static __thread enum cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
 
 static int is_captured(cudaStream_t stream) { return capturing && stream == capturing; }
+
+// A thread in relaxed mode may use other streams meanwhile; so torch seeds the random numbers of a graph.
+static int is_beside(cudaStream_t stream) {
+  return capturing && stream != capturing && mode != cudaStreamCaptureModeRelaxed;
+}
+API cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode* exchanged) {
+  enum cudaStreamCaptureMode before = mode;
+  mode = *exchanged;
+  *exchanged = before;
+  return cudaSuccess;
+}
 
 static cudaError_t new_stream(cudaStream_t* stream) {
   struct Stream* made = malloc(sizeof *made);
@@ -126,7 +138,10 @@ static cudaError_t wait_for_device(void) {
   counts.waits++;
   return capturing ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
-API cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait_for_device(); }
+API cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  cudaError_t error = wait_for_device();
+  return is_captured(stream) || is_beside(stream) ? error : cudaSuccess;
+}
 API cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait_for_device(); }
 API cudaError_t cudaDeviceSynchronize(void) { return wait_for_device(); }
 API cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -185,7 +200,7 @@ API cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, siz
 // Copies and launches.
 
 static cudaError_t refused(cudaStream_t stream) {
-  if (capturing && stream != capturing) return cudaErrorStreamCaptureImplicit;
+  if (is_beside(stream)) return cudaErrorStreamCaptureImplicit;
   // The handles 1 and 2 are the legacy and the per-thread default stream.
   if ((uintptr_t)stream > 2 && ((struct Stream*)stream)->device != current) return cudaErrorInvalidResourceHandle;
   return cudaSuccess;
@@ -209,7 +224,7 @@ static cudaError_t copy(void* to, const void* from, size_t size) {
 }
 API cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, enum cudaMemcpyKind kind,
                                 cudaStream_t stream) {
-  if (capturing && stream != capturing) return cudaErrorStreamCaptureImplicit;
+  if (is_beside(stream)) return cudaErrorStreamCaptureImplicit;
   return copy(to, from, size);
 }
 API cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t size,

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,10 +158,20 @@ def seconds_of(action: Callable[[], Any]) -> float:
 
 
 def _operations(loop: Loop, batch: Batch) -> float:
-    """Multiplications and additions of one step, run eager, for compiled graphs cannot be counted."""
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    """Multiplications and additions of one step, not compiled, for those of graphs cannot be counted."""
+    with _uncompiled(loop), FlopCounterMode(display=False) as counter:
         loop(batch, 1.0)
     return float(counter.get_total_flops())
+
+
+@contextmanager
+def _uncompiled(loop: Loop) -> Iterator[None]:
+    if not isinstance(loop, TrainStep):
+        yield
+        return
+    compiled, loop.compiled = loop.compiled, None
+    yield
+    loop.compiled = compiled
 
 
 def _collect(loop: Loop, batches: Sequence[Batch]) -> Any:
@@ -176,11 +186,7 @@ def _harvest_seconds(loop: Loop, batches: Iterator[Batch]) -> float:
     distiller.rings = ClassRings(len(distiller.classes), distiller.settings.capacity)
     for name in names:
         setattr(distiller, name, clock.timed("data", getattr(distiller, name), "teacher"))
-    if isinstance(loop, TrainStep):
-        compiled, loop.compiled = loop.compiled, None
-        loop(next(batches), 1.0)
-        loop.compiled = compiled
-    else:
+    with _uncompiled(loop):
         loop(next(batches), 1.0)
     for name in names:
         delattr(distiller, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,24 +38,32 @@ def rows() -> Iterator[list[measure.Row]]:
         patch.setattr(measure, "EPOCH", 24)
         turn = measure._Timed.turn
         patch.setattr(measure._Timed, "turn", lambda timed: (TURNS.append(timed.variant), turn(timed)))
-        yield measure.measure(["faster_rcnn"], ["a", "b"], 2, TINY)
+        # Whole graphs are traced, but no code is generated.
+        traced = partial(torch.compile, backend="aot_eager")
+        patch.setattr(torch, "compile", lambda step, *, mode, **options: traced(step, **options))
+        yield measure.measure(["faster_rcnn"], ["a", "b", "d"], 2, TINY)
 
 
 def test_every_row_has_its_figures(rows: list[measure.Row]) -> None:
-    assert [row.variant for row in rows] == ["a", "b"]
+    assert [row.variant for row in rows] == ["a", "b", "d"]
     assert rows[0].ratio == 1
     for row in rows:
         assert row.images_per_second == pytest.approx(TINY.batch / row.step_s)
+        assert row.operations > 0
+        assert row.product_rate > 0
+        assert 0 < row.harvest_share < row.pass_share
+    for row in rows[:2]:
         assert set(row.parts_s) == set(PARTS)
         assert min(row.parts_s.values()) > 0
         assert 0 < row.distillation_share < 1
-        assert row.product_rate > 0
-        assert 0 < row.harvest_share < row.pass_share
         assert row.graphs is None
+    assert rows[2].operations == rows[1].operations
+    assert rows[2].parts_s is None
+    assert rows[2].graphs == 1
 
 
 def test_the_loops_take_turns(rows: list[measure.Row]) -> None:
-    assert TURNS == ["a", "b", "a", "b"]
+    assert TURNS == ["a", "b", "d", "a", "b", "d"]
 
 
 def test_operations_are_those_of_the_convolutions_and_products() -> None:
@@ -67,7 +76,7 @@ def test_operations_are_those_of_the_convolutions_and_products() -> None:
 
 def test_the_table_has_a_line_a_row(rows: list[measure.Row]) -> None:
     lines = table(rows)
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert len({line.count("|") for line in lines}) == 1
     assert "a: torchvision, float32, published loops" in lines[2]
     assert "harvest" in lines[0]

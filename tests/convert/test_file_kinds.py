@@ -85,6 +85,25 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         read_foreign(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"blobs": {"conv1_w": 1}}, "a Caffe2 Detectron file"),
+        ({"train_args": {}, "model": None, "epoch": 1}, "an Ultralytics file, which teaches through"),
+        (b"rubbish", "of an unknown format"),
+        ([1], "expected a checkpoint with weights, got list"),
+        ({"a": 1}, "expected weights under state_dict, model, .* or alone; found a"),
+    ],
+)
+def test_files_without_weights_are_refused(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    with pytest.raises(InputError, match=message):
+        read_foreign(path)
+    with pytest.raises(InputError, match=r"nowhere\.pth: expected a checkpoint file, found none"):
+        read_foreign(tmp_path / "nowhere.pth")
+
+
 ARRAYS = {name: value.numpy() for name, value in WEIGHTS.items()}
 ACCEPTED: list[Callable[[], bytes]] = [
     lambda: saved(WEIGHTS),

@@ -436,22 +436,3 @@ def test_the_command_draws_and_evaluates_what_it_made(tmp_path: Path, capsys: py
     assert re.fullmatch(r"AP 0\.\d{3}, AP50 0\.\d{3} on 3 images, stated 0\.400", lines[-1])
     checkpoint = load_detector(tmp_path / "made.pt")
     assert (checkpoint.config["data"]["short_side"], checkpoint.config["data"]["long_side"]) == (32, 64)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"blobs": {"conv1_w": 1}}, "a Caffe2 Detectron file"),
-        ({"train_args": {}, "model": None, "epoch": 1}, "an Ultralytics file, which teaches through"),
-        (b"rubbish", "of an unknown format"),
-        ([1], "expected a checkpoint with weights, got list"),
-        ({"a": 1}, "expected weights under state_dict, model, .* or alone; found a"),
-    ],
-)
-def test_files_without_weights_are_refused(content: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.pkl"
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
-    with pytest.raises(InputError, match=message):
-        read_foreign(path)
-    with pytest.raises(InputError, match=r"nowhere\.pth: expected a checkpoint file, found none"):
-        read_foreign(tmp_path / "nowhere.pth")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -87,6 +89,7 @@ class Loop(Protocol):
     distiller: Distiller
     trainable: list[nn.Parameter]
     precision: Any
+    compiled: Any
 
     def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]: ...
 
@@ -171,7 +174,8 @@ class TorchvisionLoop:
         self.distiller.methods["gkd"].objective = published.robust_distilling
         self.trainable = [*student.parameters(), *self.distiller.parameters()]
         self.optimizer = AdamW([p for p in self.trainable if p.requires_grad], lr=1e-4)
-        self.precision = None
+        self.precision = SimpleNamespace(autocast=nullcontext)
+        self.compiled = None
         self.device = torch.device(config.run.device)
 
     def __call__(self, batch: Batch, kappa: float) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from bench.step.parts import PARTS, Clock, time_parts
 from gkd_fast.data.loader import build_loader
 from gkd_fast.methods.gkd import ClassRings, generate_bank
 from gkd_fast.training.distilling import embed_ground_truth, passed_batches
-from gkd_fast.training.step import Batch, TrainStep
+from gkd_fast.training.step import Batch
 
 DETECTORS = ("faster_rcnn", "retinanet")
 _CPU = torch.device("cpu")
@@ -59,7 +59,6 @@ class _Timed:
         print(f"{detector} {variant}: {VARIANTS[variant].title}", file=sys.stderr, flush=True)
         self.detector, self.variant, self.batch = detector, variant, scale.batch
         loop = self.loop = make_loop(variant, detector, scale, data.classes)
-        self.autocast = loop.precision.autocast if loop.precision else nullcontext
         in_order = build_loader(data, batch_size=scale.batch, shuffle=False, seed=0, workers=0)
         self.candidates = list(in_order)[:4]
         loop.distiller.refresh(passed_batches(loop.adapter, self.candidates, _CPU))
@@ -85,7 +84,7 @@ class _Timed:
 
     def turn_in_parts(self) -> None:
         """Time one step's parts; one graph has none."""
-        if getattr(self.loop, "compiled", None) is None:
+        if self.loop.compiled is None:
             for name, seconds in time_parts(self.loop, self.batches).items():
                 self.parts_s[name].append(seconds)
 
@@ -99,29 +98,32 @@ def measure(detectors: Sequence[str], variants: Sequence[str], steps: int, scale
     data = make_data(scale)
     rows: list[Row] = []
     for detector in detectors:
-        loops = [_Timed(detector, variant, data, scale) for variant in variants]
-        for index in range(steps):
-            print(f"{detector}: round {index + 1} of {steps}", file=sys.stderr, flush=True)
-            for timed in loops:
-                timed.turn()
-        for _ in range(max(2, steps // 2)):
-            for timed in loops:
-                timed.turn_in_parts()
-        baseline = next((timed.step_s for timed in loops if timed.variant == "a"), None)
-        rows += [_row(timed, baseline) for timed in loops]
-        del loops
+        rows += _measure_detector(detector, variants, steps, data, scale)
         torch.compiler.reset()
     return rows
+
+
+def _measure_detector(detector: str, variants: Sequence[str], steps: int, data: Any, scale: Scale) -> list[Row]:
+    loops = [_Timed(detector, variant, data, scale) for variant in variants]
+    for index in range(steps):
+        print(f"{detector}: round {index + 1} of {steps}", file=sys.stderr, flush=True)
+        for timed in loops:
+            timed.turn()
+    for _ in range(max(2, steps // 2)):
+        for timed in loops:
+            timed.turn_in_parts()
+    baseline = next((timed.step_s for timed in loops if timed.variant == "a"), None)
+    return [_row(timed, baseline) for timed in loops]
 
 
 def _row(timed: _Timed, baseline: Sequence[float] | None) -> Row:
     loop, batch, candidates = timed.loop, timed.batch, timed.candidates
     step_s = statistics.median(timed.step_s)
-    compiled = getattr(loop, "compiled", None)
+    compiled = loop.compiled
     parts_s = None
     if compiled is None:
         parts_s = {name: statistics.median(seconds) for name, seconds in timed.parts_s.items()}
-    with timed.autocast():
+    with loop.precision.autocast():
         pass_s = seconds_of(lambda: _collect(loop, candidates)) / (len(candidates) * batch)
     harvest_s = _harvest_seconds(loop, timed.batches) / batch
     epoch_s = EPOCH * step_s / batch
@@ -166,9 +168,6 @@ def _operations(loop: Loop, batch: Batch) -> float:
 
 @contextmanager
 def _uncompiled(loop: Loop) -> Iterator[None]:
-    if not isinstance(loop, TrainStep):
-        yield
-        return
     compiled, loop.compiled = loop.compiled, None
     yield
     loop.compiled = compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,13 +60,12 @@ def time_parts(loop: Loop, batches: Iterator[Batch]) -> dict[str, float]:
     with clock.part("data"):
         batch = next(batches)
         images, targets = loop.prepare(batch)
-    autocast = loop.precision.autocast if loop.precision else nullcontext
-    with clock.part("student"), autocast():
+    with clock.part("student"), loop.precision.autocast():
         own = loop.student_pass(images, targets)
     loop.optimizer.zero_grad(set_to_none=True)
     with clock.part("distillation"):
         cut, roots, copies = _cut(own)
-        with autocast():
+        with loop.precision.autocast():
             distilled = loop.distil(cut, images, 1.0)
         torch.stack(list(distilled.values())).sum().backward()
     with clock.part("student"):

@@ -92,17 +92,17 @@ struct Stream {
   int device;
 };
 static cudaStream_t capturing;
-static __thread enum cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+static __thread enum cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
 
 static int is_captured(cudaStream_t stream) { return capturing && stream == capturing; }
 
 // A thread in relaxed mode may use other streams meanwhile; so torch seeds the random numbers of a graph.
 static int is_beside(cudaStream_t stream) {
-  return capturing && stream != capturing && mode != cudaStreamCaptureModeRelaxed;
+  return capturing && stream != capturing && thread_mode != cudaStreamCaptureModeRelaxed;
 }
 API cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode* exchanged) {
-  enum cudaStreamCaptureMode before = mode;
-  mode = *exchanged;
+  enum cudaStreamCaptureMode before = thread_mode;
+  thread_mode = *exchanged;
   *exchanged = before;
   return cudaSuccess;
 }
